@@ -1,0 +1,24 @@
+/* The verbs of the guest tool and the exit statuses they share. */
+#ifndef VMRUN_GUEST_H
+#define VMRUN_GUEST_H
+
+enum {
+	EXIT_DONE = 0,
+	EXIT_USAGE = 2,
+	EXIT_MISMATCH = 3,
+	EXIT_SHORT = 4,
+	EXIT_DISK = 5,
+	EXIT_REFUSED = 6,
+	EXIT_NOT_OPENED = 7,
+};
+
+/* Prints "vmrun-guest: <reason>" and exits. */
+_Noreturn void fail(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* Each takes what follows the verb on the command line and returns the exit status. */
+int receive(int count, char **arguments);
+int apply(int count, char **arguments);
+int gate(int count, char **arguments);
+int dial(int count, char **arguments);
+
+#endif

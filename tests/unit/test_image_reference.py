@@ -1,0 +1,61 @@
+"""References: the grammar of containers-transports(5), and what is said about the rest."""
+
+from __future__ import annotations
+
+import pytest
+
+from vmrun.image import parse_reference
+from vmrun.model.errors import UsageError
+from vmrun.model.image import Reference, Transport
+
+ID = "sha256:" + "a" * 64
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("oci:/images/demo", Reference(Transport.OCI, "/images/demo")),
+        ("oci:demo:v1.0", Reference(Transport.OCI, "demo", "v1.0")),
+        ("oci:d:host.example/a/b:latest", Reference(Transport.OCI, "d", "host.example/a/b:latest")),
+        ("oci-archive:a b.tar:x", Reference(Transport.OCI_ARCHIVE, "a b.tar", "x")),
+        ("docker-archive:a.tar", Reference(Transport.DOCKER_ARCHIVE, "a.tar")),
+        ("docker-archive:a.tar:demo:1", Reference(Transport.DOCKER_ARCHIVE, "a.tar", "demo:1")),
+        ("docker-archive:a.tar:h:5000/d", Reference(Transport.DOCKER_ARCHIVE, "a.tar", "h:5000/d")),
+        ("docker-daemon:demo:1", Reference(Transport.DOCKER_DAEMON, "demo:1")),
+        (f"docker-daemon:{ID}", Reference(Transport.DOCKER_DAEMON, ID)),
+    ],
+)
+def test_reads_every_transport(text: str, expected: Reference) -> None:
+    assert parse_reference(text) == expected
+    assert str(expected) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("alpine", "registry are not supported yet"),
+        ("alpine:3.20", "registry are not supported yet"),
+        ("", "registry are not supported yet"),
+        ("docker://alpine", "transport 'docker' is not supported"),
+        ("dir:/images", "transport 'dir' is not supported"),
+        ("OCI:/images", "registry are not supported yet"),
+        ("oci:", "the path is empty"),
+        ("oci-archive::tag", "the path is empty"),
+        ("oci:dir:", "'' cannot name an image"),
+        ("oci:dir:-x", "'-x' cannot name an image"),
+        ("oci:dir:@0", "'@0' cannot name an image"),
+        ("docker-archive:a.tar:Demo", "'Demo' cannot name an image"),
+        ("docker-daemon:", "'' cannot name an image"),
+        ("docker-daemon:a/../b", "cannot name an image"),
+        ("docker-daemon:demo?x=y", "cannot name an image"),
+        ("docker-daemon:sha256:abc", "64 lower-case hex digits"),
+        ("oci:a\nb", "control characters"),
+        ("oci:a\0b", "control characters"),
+        ("oci:" + "a" * 5000, "too long"),
+    ],
+)
+def test_refuses_the_rest_with_a_hint(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        parse_reference(text)
+    assert "oci" in caught.value.hint or "docker-" in caught.value.hint
+    assert len(caught.value.message) < 500

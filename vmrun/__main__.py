@@ -1,0 +1,5 @@
+"""``python -m vmrun``."""
+
+from vmrun.cli.main import main
+
+main()

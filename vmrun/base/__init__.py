@@ -1,0 +1,1 @@
+"""Building guest bases, and finding and checking them on the host."""

@@ -1,0 +1,132 @@
+"""The manifest of a base: its identity. The digest of the manifest is the digest of the base."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vmrun.model.base import Base, BaseFile, Flavour, Verity
+from vmrun.model.digest import Digest
+from vmrun.model.errors import BaseError, ImageError
+
+CONTRACT = "vmrun/1"
+FILES = ("initrd.img", "root.img", "vmlinuz")
+MAX_MANIFEST_BYTES = 1 << 20
+_MAX_FILE_BYTES = 8 << 30
+_HEX_256 = re.compile(r"[0-9a-f]{64}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+:~_-]{0,127}")
+_KEYS = {
+    "architecture",
+    "contract",
+    "files",
+    "flavour",
+    "kernel_release",
+    "packages",
+    "recipe",
+    "verity",
+}
+
+
+def serialise(base: Base, recipe: Digest) -> bytes:
+    """The canonical JSON of a manifest: sorted keys, no spaces, one newline at the end."""
+    document = {
+        "architecture": base.architecture,
+        "contract": base.contract,
+        "files": {
+            name: {"digest": str(file.digest), "size": file.size}
+            for name, file in base.files.items()
+        },
+        "flavour": str(base.flavour),
+        "kernel_release": base.kernel_release,
+        "packages": dict(base.packages),
+        "recipe": str(recipe),
+        "verity": {
+            "data_blocks": base.verity.data_blocks,
+            "hash_start": base.verity.hash_start,
+            "root_hash": base.verity.root_hash,
+            "salt": base.verity.salt,
+        },
+    }
+    return _canonical(document)
+
+
+def parse(data: bytes, directory: Path) -> Base:
+    """Read a manifest strictly: exactly the known keys, canonical form, plausible values."""
+    try:
+        return _parse(data, directory)
+    except (ValueError, TypeError, KeyError, RecursionError, ImageError) as error:
+        raise BaseError(
+            f"malformed manifest in {directory}: {error}",
+            hint="build the base again: vmrun base build --flavour FLAVOUR",
+        ) from error
+
+
+def _parse(data: bytes, directory: Path) -> Base:
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise ValueError("too large")
+    document = json.loads(data)
+    if not isinstance(document, dict) or set(document) != _KEYS:
+        raise ValueError("not exactly the keys of a manifest")
+    if _canonical(document) != data:
+        raise ValueError("not in canonical form")
+    if document["contract"] != CONTRACT:
+        raise ValueError(f"contract {document['contract']!r}, expected {CONTRACT}")
+    Digest.parse(document["recipe"])
+    files = document["files"]
+    if set(files) != set(FILES):
+        raise ValueError("not exactly the files of a base")
+    return Base(
+        digest=Digest.of(data),
+        flavour=Flavour(document["flavour"]),
+        architecture=_name(document["architecture"]),
+        kernel_release=_name(document["kernel_release"]),
+        contract=CONTRACT,
+        verity=_verity(document["verity"]),
+        files={name: _file(name, files[name]) for name in FILES},
+        packages={_name(name): _name(version) for name, version in document["packages"].items()},
+        directory=directory,
+    )
+
+
+def _canonical(document: Mapping[str, Any]) -> bytes:
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return text.encode() + b"\n"
+
+
+def _file(name: str, value: dict[str, Any]) -> BaseFile:
+    if set(value) != {"digest", "size"}:
+        raise ValueError(f"{name}: not exactly digest and size")
+    digest = Digest.parse(value["digest"])
+    if digest.algorithm != "sha256":
+        raise ValueError(f"{name}: not a sha256 digest")
+    return BaseFile(name, digest, _integer(value["size"], _MAX_FILE_BYTES))
+
+
+def _verity(value: dict[str, Any]) -> Verity:
+    if set(value) != {"data_blocks", "hash_start", "root_hash", "salt"}:
+        raise ValueError("verity: not exactly its four keys")
+    for key in ("root_hash", "salt"):
+        if not isinstance(value[key], str) or not _HEX_256.fullmatch(value[key]):
+            raise ValueError(f"verity: {key} is not 64 hex digits")
+    limit = _MAX_FILE_BYTES // 4096
+    return Verity(
+        root_hash=value["root_hash"],
+        salt=value["salt"],
+        data_blocks=_integer(value["data_blocks"], limit),
+        hash_start=_integer(value["hash_start"], limit),
+    )
+
+
+def _integer(value: object, limit: int) -> int:
+    if type(value) is not int or not 0 < value <= limit:
+        raise ValueError(f"{value!r} is not a number from 1 to {limit}")
+    return value
+
+
+def _name(value: object) -> str:
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise ValueError(f"{str(value)[:80]!r} is not a name or version")
+    return value

@@ -1,0 +1,155 @@
+"""The control port: a guest's identity, lease and power-off, as lines of text.
+
+Implements the host's side of docs/reference/guest-contract.md. Everything the guest says is
+untrusted: lines are capped, anything unexpected is a :class:`GuestError`.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vmrun.model.errors import GuestError
+
+_MAX_LINE = 4096
+_CONTRACT = "vmrun/1"
+_HOST_KEY = re.compile(r"identified (ssh-ed25519 [A-Za-z0-9+/]{68}={0,2})")
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What a guest says of itself first."""
+
+    flavour: str
+    kernel: str
+    boot_id: str
+    identified: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What makes one guest of a base: ``entropy`` is 64 bytes, ``client_key`` an OpenSSH
+    public key line, ``lease`` in seconds."""
+
+    name: str
+    entropy: bytes
+    client_key: str
+    lease: int
+
+
+class ControlPort:
+    """A connection to a guest's control port. Not thread-safe but for :meth:`keep_lease`."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._buffer = bytearray()
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+
+    def hello(self, deadline: float, *, alive: Callable[[], bool]) -> Hello:
+        """Wait until the guest has booted; ``deadline`` is a :func:`time.monotonic` value.
+
+        ``alive`` is asked about once a second, because QEMU may be gone without a word.
+        """
+        line = self._line(deadline, alive=alive)
+        words = line.split(" ")
+        if words[:2] != ["hello", _CONTRACT]:
+            raise GuestError(
+                f"the guest does not speak {_CONTRACT}: {line[:80]!r}",
+                hint="rebuild the base: vmrun base build",
+            )
+        fields = dict(word.partition("=")[::2] for word in words[2:])
+        return Hello(
+            flavour=fields.get("flavour", ""),
+            kernel=fields.get("kernel", ""),
+            boot_id=fields.get("boot_id", ""),
+            identified=fields.get("identified") == "1",
+        )
+
+    def identify(self, identity: Identity, deadline: float) -> str:
+        """Give the guest its identity; returns its SSH host key line, to be pinned."""
+        lines = (
+            "identify",
+            f"name {identity.name}",
+            f"time {time.time():.6f}",
+            f"entropy {identity.entropy.hex()}",
+            f"client-key {identity.client_key}",
+            f"lease {identity.lease}",
+            "end",
+        )
+        with self._lock:
+            self._send("".join(line + "\n" for line in lines))
+            answer = self._line(deadline)
+        match = _HOST_KEY.fullmatch(answer)
+        if match is None:
+            raise GuestError(f"the guest did not take its identity: {answer[:80]!r}")
+        return match[1]
+
+    def keep_lease(self, seconds: int) -> None:
+        """Renew the lease from a thread until :meth:`close`, three times per lease."""
+
+        def renew() -> None:
+            while not self._stop.wait(seconds / 3):
+                try:
+                    self._ask(f"lease {seconds}", "ok lease", time.monotonic() + seconds / 3)
+                except GuestError:
+                    return
+
+        threading.Thread(target=renew, name="lease", daemon=True).start()
+
+    def extend_lease(self, seconds: int) -> None:
+        """Let the guest live ``seconds`` from now without being renewed."""
+        self._stop.set()
+        self._ask(f"lease {seconds}", "ok lease", time.monotonic() + 10)
+
+    def power_off(self, deadline: float) -> None:
+        """Ask the guest to power itself off."""
+        self._stop.set()
+        self._ask("poweroff", "ok poweroff", deadline)
+
+    def close(self) -> None:
+        """Stop renewing and close the connection; the guest's lease then runs out."""
+        self._stop.set()
+        self._sock.close()
+
+    def _ask(self, request: str, expected: str, deadline: float) -> None:
+        with self._lock:
+            self._send(request + "\n")
+            answer = self._line(deadline)
+        if answer != expected:
+            raise GuestError(f"the guest answered {answer[:80]!r} to {request!r}")
+
+    def _send(self, text: str) -> None:
+        try:
+            self._sock.sendall(text.encode("ascii"))
+        except OSError as error:
+            raise GuestError(f"the control port broke: {error}") from error
+
+    def _line(self, deadline: float, *, alive: Callable[[], bool] = lambda: True) -> str:
+        while (end := self._buffer.find(b"\n")) < 0:
+            if len(self._buffer) > _MAX_LINE:
+                raise GuestError("the guest sent an endless line on the control port")
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise GuestError("the guest did not answer on the control port in time")
+            self._sock.settimeout(min(remaining, 1.0))
+            try:
+                data = self._sock.recv(_MAX_LINE)
+            except TimeoutError:
+                if not alive():
+                    raise GuestError("the guest stopped") from None
+                continue
+            except OSError as error:
+                raise GuestError(f"the control port broke: {error}") from error
+            if not data:
+                raise GuestError("the guest stopped")
+            self._buffer += data
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        if len(line) > _MAX_LINE or not line.isascii():
+            raise GuestError("the guest sent garbage on the control port")
+        return line.decode("ascii")

@@ -1,0 +1,128 @@
+"""SSH to a guest over a virtio-serial port's Unix socket, with its host key pinned (paramiko)."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+import paramiko
+
+from vmrun.channel.keys import public_line
+from vmrun.model.errors import ChannelError, DeadlineExceeded
+from vmrun.run.ports import TerminalSize
+
+_KEX = ("curve25519-sha256@libssh.org",)
+_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
+_KEY_TYPES = ("ssh-ed25519",)
+_WINDOW = 4 << 20
+_OPEN_TIMEOUT = 60.0
+_AUTH_TIMEOUT = 60.0
+
+
+class SshProcess:
+    """A command of the guest's shell; see :class:`vmrun.run.ports.RemoteProcess`."""
+
+    def __init__(self, channel: paramiko.Channel, *, merged: bool) -> None:
+        self._channel = channel
+        self._merged = merged
+
+    def write(self, data: bytes) -> None:
+        """Send all of ``data``; blocks while the window is full."""
+        try:
+            self._channel.sendall(data)
+        except (OSError, EOFError) as error:
+            raise ChannelError(f"cannot send to the guest: {error}") from error
+
+    def close_stdin(self) -> None:
+        """End of file on its stdin."""
+        try:
+            self._channel.shutdown_write()
+        except (OSError, EOFError) as error:
+            raise ChannelError(f"cannot send to the guest: {error}") from error
+
+    def read(self, size: int) -> bytes:
+        """Up to ``size`` bytes of stdout; empty at its end."""
+        return self._channel.recv(size)
+
+    def read_error(self, size: int) -> bytes:
+        """Up to ``size`` bytes of stderr; empty at its end, at once with a terminal."""
+        return b"" if self._merged else self._channel.recv_stderr(size)
+
+    def resize(self, size: TerminalSize) -> None:
+        """Change its terminal's size."""
+        try:
+            self._channel.resize_pty(size.columns, size.rows)
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            raise ChannelError(f"cannot resize the terminal: {error}") from error
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit status; the connection's end without one is a :class:`ChannelError`."""
+        if not self._channel.status_event.wait(timeout):
+            raise DeadlineExceeded("the command in the guest did not end in time")
+        status = self._channel.exit_status
+        if status < 0:
+            raise ChannelError("the connection to the guest ended before the command did")
+        return status
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._channel.close()
+
+
+class SshConnection:
+    """One authenticated connection; see :class:`vmrun.run.ports.Connection`."""
+
+    def __init__(self, transport: paramiko.Transport) -> None:
+        self._transport = transport
+
+    @classmethod
+    def open(
+        cls, sock: socket.socket, *, client_key: paramiko.PKey, host_key: str, timeout: float
+    ) -> SshConnection:
+        """Connect over ``sock`` to a guest whose host key line must equal ``host_key``.
+
+        Raises :class:`ChannelError`; a wrong host key is never retried.
+        """
+        transport = paramiko.Transport(
+            sock, default_window_size=_WINDOW, default_max_packet_size=1 << 15
+        )
+        transport.daemon = True
+        transport.banner_timeout = timeout
+        transport.handshake_timeout = timeout
+        transport.auth_timeout = _AUTH_TIMEOUT
+        options = transport.get_security_options()
+        options.kex = _KEX
+        options.ciphers = _CIPHERS
+        options.key_types = _KEY_TYPES
+        try:
+            transport.start_client(timeout=timeout)
+            actual = public_line(transport.get_remote_server_key())
+            if actual != host_key:
+                raise ChannelError(
+                    "the guest's SSH host key is not the one it reported over the control port"
+                )
+            transport.auth_publickey("root", client_key)
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            transport.close()
+            raise ChannelError(f"cannot connect to the guest: {error}") from error
+        except ChannelError:
+            transport.close()
+            raise
+        return cls(transport)
+
+    def execute(self, command: str, *, terminal: TerminalSize | None = None) -> SshProcess:
+        """Start a command of the guest's shell."""
+        try:
+            channel = self._transport.open_session(timeout=_OPEN_TIMEOUT)
+            if terminal is not None:
+                channel.get_pty("xterm-256color", terminal.columns, terminal.rows)
+            channel.exec_command(command)
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise ChannelError(f"cannot run a command in the guest: {error}") from error
+        return SshProcess(channel, merged=terminal is not None)
+
+    def close(self) -> None:
+        """End the connection; waits no longer than a second for paramiko's thread."""
+        closer = threading.Thread(target=self._transport.close, daemon=True)
+        closer.start()
+        closer.join(1.0)

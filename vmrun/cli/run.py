@@ -1,0 +1,152 @@
+"""``vmrun run``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vmrun.cli import options as o
+from vmrun.cli.output import note, print_error, print_json
+from vmrun.cli.streams import workload_streams
+from vmrun.model.errors import UsageError, VmrunError
+from vmrun.settings import load_settings
+
+
+def run_command(
+    image: o.Image,
+    command: o.Command = None,
+    cpus: o.Cpus = None,
+    memory: o.Memory = None,
+    pids_limit: o.PidsLimit = None,
+    env: o.Env = None,
+    env_file: o.EnvFile = None,
+    workdir: o.Workdir = None,
+    user: o.User = None,
+    entrypoint: o.Entrypoint = None,
+    hostname: o.Hostname = None,
+    tmpfs: o.Tmpfs = None,
+    read_only: o.ReadOnly = None,
+    cap_add: o.CapAdd = None,
+    timeout: o.Timeout = None,
+    name: o.Name = None,
+    tenant: o.Tenant = "default",
+    profile: o.Profile = None,
+    allow_emulation: o.AllowEmulation = False,
+    engine: o.Engine = None,
+    base: o.Base = None,
+    connect: o.Connect = None,
+    interactive: Annotated[
+        bool, typer.Option("--interactive", "-i", help="Pass stdin to the workload.")
+    ] = False,
+    terminal: Annotated[
+        bool, typer.Option("--tty", "-t", help="Give the workload a terminal.")
+    ] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep a failed guest for an hour, for a look.")
+    ] = False,
+    json: Annotated[
+        bool,
+        typer.Option("--json", help="Print the report on stdout; the workload's output: stderr."),
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Write the report to this file as JSON.")
+    ] = None,
+    quiet: Annotated[
+        bool,
+        typer.Option("--quiet", "-q", help="Say nothing but errors and the workload's output."),
+    ] = False,
+) -> None:
+    """Run a container in a guest of its own, and tear the guest down.
+
+    Exits with the container's own status; 123 refused by policy, 124 deadline, 125 vmrun failed,
+    126 and 127 as docker, 130 interrupted.
+    """
+    settings = load_settings()
+    raw = o.RawOptions(
+        image,
+        command,
+        cpus,
+        memory,
+        pids_limit,
+        env,
+        env_file,
+        workdir,
+        user,
+        entrypoint,
+        hostname,
+        tmpfs,
+        read_only,
+        cap_add,
+        timeout,
+        name,
+        tenant,
+        profile,
+        allow_emulation,
+        engine,
+        base,
+        connect,
+    )
+    workload = o.make_workload(
+        raw,
+        settings,
+        dict(os.environ),
+        interactive=interactive,
+        terminal=terminal,
+        keep=keep,
+    )
+    if json and terminal:
+        raise UsageError("--json and -t exclude each other", hint="use --report FILE with -t")
+
+    from vmrun.run.pipeline import RunOptions
+    from vmrun.run.pipeline import run as run_pipeline
+
+    say = (lambda _text: None) if quiet else note
+    announce = _progress() if sys.stderr.isatty() and not quiet and not terminal else _silent
+    run_options = RunOptions(
+        directories=settings.directories, floor=settings.floor, announce=announce, note=say
+    )
+    with workload_streams(
+        interactive=interactive, terminal=terminal, stdout_is_stderr=json
+    ) as streams:
+        result = run_pipeline(workload, run_options, streams)
+    if result.error and not (json and quiet):
+        print_error(VmrunError(result.error, hint=result.hint, details=result.details))
+    if result.receipt.kept:
+        note(f"the guest is kept for an hour: {result.receipt.kept}")
+        note(f"remove it with: vmrun rm {result.name}")
+    elif not result.receipt.clean:
+        left = ", ".join(f"{r.kind} {r.name}" for r in result.receipt.removed if not r.gone)
+        note(f"teardown left: {left}; the next vmrun command tries again")
+    if json:
+        print_json(result)
+    if report is not None:
+        try:
+            with report.open("w") as file:
+                print_json(result, file)
+        except OSError as error:
+            raise UsageError(
+                f"--report {report}: {error.strerror}", hint="name a file that can be written"
+            ) from error
+    raise typer.Exit(result.exit_status)
+
+
+def _silent(_phase: str) -> None:
+    return
+
+
+def _progress() -> Callable[[str], None]:
+    """One line on a terminal that says which phase is going on, wiped before the workload."""
+
+    def announce(phase: str) -> None:
+        text = "" if phase in ("workload", "collect") else f"… {phase}"
+        sys.stderr.write(f"\r\x1b[K{text}")
+        if phase == "teardown":
+            sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
+
+    return announce

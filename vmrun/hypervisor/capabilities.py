@@ -1,0 +1,107 @@
+"""QEMU's capabilities, probed once per host state and seeded into every embedded root.
+
+libvirt probes QEMU by starting it, and waits for each probe to vanish; where PID 1 reaps orphans
+slowly that takes minutes. So the probe runs in a process of its own below a parent that reaps
+everything. The cache's key holds all that makes libvirt probe again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from vmrun.host.lock import exclusive
+from vmrun.model.errors import HypervisorError
+
+_QEMU = Path("/usr/bin/qemu-system-x86_64")
+_DEPENDS_ON = (
+    _QEMU,
+    Path("/usr/lib/x86_64-linux-gnu/qemu"),
+    Path("/usr/lib/x86_64-linux-gnu/libvirt.so.0"),
+    Path("/dev/kvm"),
+)
+_TIMEOUT = 120
+_PR_SET_CHILD_SUBREAPER = 36
+
+_PROBE = """
+import sys
+from pathlib import Path
+from vmrun.hypervisor.connection import open_root
+open_root(Path(sys.argv[1])).getDomainCapabilities(None, "x86_64", "q35", "qemu")
+"""
+
+
+def become_subreaper() -> None:
+    """Make orphaned descendants ours (PR_SET_CHILD_SUBREAPER, prctl(2))."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def seed(root: Path, *, cache: Path) -> None:
+    """Give the embedded ``root`` QEMU's capabilities from ``cache``, probing if it has none.
+
+    Raises :class:`HypervisorError` when QEMU is missing or cannot be probed.
+    """
+    if not _QEMU.exists():
+        raise HypervisorError(
+            f"QEMU is not installed: {_QEMU}", hint="prepare this host: make setup"
+        )
+    known = cache / _host_state()
+    cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with exclusive(cache / "lock"):
+        if not known.exists():
+            for outdated in cache.iterdir():
+                if outdated.is_dir():
+                    shutil.rmtree(outdated)
+            _probe(known, cache=cache)
+    shutil.copytree(known, root / "cache" / "qemu" / "capabilities", dirs_exist_ok=True)
+
+
+def _probe(known: Path, *, cache: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="vmrun-probe.") as scratch:
+        parent = subprocess.run(
+            [sys.executable, "-m", "vmrun.hypervisor.capabilities", scratch],
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT,
+            check=False,
+        )
+        probed = Path(scratch) / "cache" / "qemu" / "capabilities"
+        if parent.returncode != 0 or not probed.is_dir():
+            raise HypervisorError(
+                "libvirt cannot probe QEMU",
+                hint="see 'vmrun doctor' for what this host lacks",
+                details=parent.stderr[-2000:],
+            )
+        partial = cache / f"partial.{os.getpid()}"
+        shutil.copytree(probed, partial)
+        partial.rename(known)
+
+
+def _host_state() -> str:
+    facts = [os.uname().release, os.uname().version, str(os.geteuid())]
+    for path in _DEPENDS_ON:
+        try:
+            stat = path.stat()
+            facts.append(f"{path} {stat.st_ctime_ns} {stat.st_mode} {stat.st_uid} {stat.st_gid}")
+        except OSError:
+            facts.append(f"{path} absent")
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]
+
+
+def _reap_until_done(root: str) -> int:
+    become_subreaper()
+    child = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, "-c", _PROBE, root])
+    while True:
+        pid, status = os.wait()
+        if pid == child:
+            return os.waitstatus_to_exitcode(status)
+
+
+if __name__ == "__main__":
+    sys.exit(_reap_until_done(sys.argv[1]))

@@ -1,0 +1,149 @@
+"""The QEMU process as the kernel sees it (proc(5)), and its end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from vmrun.model.errors import HypervisorError
+
+
+def status_fields(pid: int) -> dict[str, str]:
+    """The fields of /proc/PID/status; :class:`HypervisorError` when it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except OSError as error:
+        raise HypervisorError(f"QEMU's process {pid} is gone") from error
+    pairs = (line.partition(":") for line in text.splitlines())
+    return {name: value.strip() for name, _, value in pairs}
+
+
+def proportional_memory(pid: int) -> int | None:
+    """PSS in bytes (/proc/PID/smaps_rollup), None where the kernel does not let us read it."""
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return None
+    for line in text.splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) << 10
+    return None
+
+
+def memory_limit(pid: int) -> int | None:
+    """The memory limit of the process's own cgroup in bytes, v2 or v1; None without one."""
+    try:
+        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            file = Path(f"/sys/fs/cgroup{path}/memory.max")
+        elif "memory" in controllers.split(","):
+            file = Path(f"/sys/fs/cgroup/memory{path}/memory.limit_in_bytes")
+        else:
+            continue
+        try:
+            text = file.read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit() and int(text) < 1 << 60:
+            return int(text)
+    return None
+
+
+def same_namespace(pid: int, kind: str) -> bool:
+    """Whether ``pid`` shares our namespace of that kind (namespaces(7))."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/{kind}") == os.readlink(f"/proc/self/ns/{kind}")
+    except OSError:
+        return True
+
+
+def runs_guest(pid: int, uuid: str) -> bool:
+    """Whether ``pid`` is a QEMU that was started for the guest with that uuid."""
+    try:
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return uuid.encode() in arguments and b"qemu" in arguments[0]
+
+
+def find_guest_process(uuid: str) -> int | None:
+    """The pid of the QEMU of that guest, whoever started it."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and runs_guest(int(entry.name), uuid):
+            return int(entry.name)
+    return None
+
+
+def kill_guest_process(pid: int, uuid: str, *, timeout: float = 5.0) -> bool:
+    """SIGKILL the QEMU of that guest; whether it is gone. A recycled pid is left alone."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        if not runs_guest(pid, uuid):
+            return True
+        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+    except ProcessLookupError:
+        return True
+    finally:
+        os.close(descriptor)
+    return wait_gone(pid, timeout)
+
+
+def wait_gone(pid: int, timeout: float) -> bool:
+    """Wait until ``pid`` has ended; a zombie has, whoever is to reap it."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text()
+        except OSError:
+            return True
+        if stat.rpartition(")")[2].split()[0] in "ZX":
+            return True
+        time.sleep(0.005)
+    return False
+
+
+class Reaper:
+    """Reaps a guest's QEMU the moment it ends, also when it fails while it is being started.
+
+    libvirt daemonises QEMU and then waits for it to vanish; an orphan's zombie may wait long for
+    PID 1. We adopt it (see :func:`vmrun.hypervisor.capabilities.become_subreaper`) and wait for
+    its pid only: a blind wait would steal libvirt's own children.
+    """
+
+    def __init__(self, uuid: str) -> None:
+        self._uuid = uuid
+        self._started = threading.Event()
+        threading.Thread(target=self._run, name="reaper", daemon=True).start()
+
+    def started(self) -> None:
+        """QEMU has been started, or never will be: look for it no longer than that."""
+        self._started.set()
+
+    def _run(self) -> None:
+        pid = None
+        while pid is None:
+            last = self._started.is_set()
+            pid = next((p for p in _children() if runs_guest(p, self._uuid)), None)
+            if last and pid is None:
+                return
+            time.sleep(0.005)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+
+
+def _children() -> Iterator[int]:
+    for path in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            yield from map(int, path.read_text().split())

@@ -1,0 +1,164 @@
+"""Fetching an image: find it, copy and hash every byte, judge every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from io import BytesIO
+from pathlib import Path
+
+from vmrun.image.accounts import parse_accounts
+from vmrun.image.config import check_platform, parse_config
+from vmrun.image.docker_archive import DockerArchiveSource
+from vmrun.image.docker_daemon import open_daemon_image
+from vmrun.image.files import DirectoryFiles, open_archive
+from vmrun.image.flatten import Flattener
+from vmrun.image.layer import Budget, read_content, read_layer
+from vmrun.image.layout import LayoutWriter, new_layout, writing
+from vmrun.image.limits import ImageLimits
+from vmrun.image.manifest import (
+    Manifest,
+    check_document_size,
+    layer_compression,
+    parse_manifest,
+)
+from vmrun.image.oci import OciSource
+from vmrun.image.source import Resolved, Source
+from vmrun.image.tree import LookupFailed, walk
+from vmrun.model.digest import Digest
+from vmrun.model.errors import ImageError, ImageTooLarge
+from vmrun.model.image import FileTree, Image, Layer, Reference, Transport
+
+
+def fetch(
+    reference: Reference,
+    directory: Path,
+    *,
+    architecture: str = "amd64",
+    limits: ImageLimits | None = None,
+) -> Image:
+    """Copy the image into an OCI layout in ``directory`` (new or empty) and judge it.
+
+    Every blob's digest and size were checked, every layer's tar has the diff_id of the
+    config, and no layer holds an entry that would act outside of the image. On failure
+    nothing stays in ``directory``. Raises :class:`ImageError` or one of its kinds, and
+    :class:`StateError` when ``directory`` cannot be written.
+    """
+    bounds = limits or ImageLimits()
+    with new_layout(directory, bounds) as layout:
+        with _open(reference, directory, architecture, bounds) as source:
+            resolved = source.resolve()
+            manifest = _copy(resolved, source, layout, bounds)
+        with writing(directory):
+            image = _judge(reference, resolved, manifest, layout, architecture, bounds)
+        layout.finish(resolved.descriptor)
+    return image
+
+
+def _open(
+    reference: Reference, scratch: Path, architecture: str, limits: ImageLimits
+) -> AbstractContextManager[Source]:
+    if reference.transport is Transport.DOCKER_DAEMON:
+        return open_daemon_image(reference.path, scratch, limits)
+    return _open_path(reference, scratch, architecture, limits)
+
+
+@contextmanager
+def _open_path(
+    reference: Reference, scratch: Path, architecture: str, limits: ImageLimits
+) -> Iterator[Source]:
+    path, tag = Path(reference.path), reference.tag
+    if reference.transport is Transport.OCI:
+        yield OciSource(DirectoryFiles(path), tag, architecture, limits)
+        return
+    with open_archive(path, scratch, limits) as files:
+        if reference.transport is Transport.OCI_ARCHIVE:
+            yield OciSource(files, tag, architecture, limits)
+        else:
+            yield DockerArchiveSource(files, tag, limits)
+
+
+def _copy(
+    resolved: Resolved, source: Source, layout: LayoutWriter, limits: ImageLimits
+) -> Manifest:
+    descriptor = resolved.descriptor
+    layout.add(descriptor, BytesIO(resolved.data), f"manifest {descriptor.digest}")
+    manifest = parse_manifest(resolved.data, descriptor, limits)
+    check_document_size(manifest.config, limits)
+    for blob in (manifest.config, *manifest.layers):
+        with source.open(blob) as stream:
+            layout.add(blob, stream, source.describe(blob))
+    return manifest
+
+
+def _judge(
+    reference: Reference,
+    resolved: Resolved,
+    manifest: Manifest,
+    layout: LayoutWriter,
+    architecture: str,
+    limits: ImageLimits,
+) -> Image:
+    where = f"config {manifest.config.digest}"
+    config, diff_ids = parse_config(
+        layout.blob_path(manifest.config.digest).read_bytes(), where, limits
+    )
+    check_platform(config, where, architecture)
+    layers = _layers(manifest, diff_ids, where)
+    return Image(
+        reference=reference,
+        digest=resolved.descriptor.digest,
+        manifest=resolved.descriptor,
+        config_blob=manifest.config,
+        config=config,
+        layers=layers,
+        tree=_tree(layers, layout, limits),
+        layout=layout.directory,
+    )
+
+
+def _layers(manifest: Manifest, diff_ids: tuple[Digest, ...], where: str) -> tuple[Layer, ...]:
+    if len(diff_ids) != len(manifest.layers):
+        raise ImageError(
+            f"{where}: lists {len(diff_ids)} diff_ids, the manifest {len(manifest.layers)} layers",
+            hint="the image's manifest and config do not belong together; build it again",
+        )
+    return tuple(
+        Layer(blob, layer_compression(blob), diff_id)
+        for blob, diff_id in zip(manifest.layers, diff_ids, strict=True)
+    )
+
+
+def _tree(layers: tuple[Layer, ...], layout: LayoutWriter, limits: ImageLimits) -> FileTree:
+    budget = Budget(limits)
+    flattener = Flattener()
+    for layer in layers:
+        entries = read_layer(layout.blob_path(layer.blob.digest), layer, budget)
+        flattener.apply(entries, f"layer {layer.blob.digest}")
+    accounts, groups = parse_accounts(
+        _account_file("/etc/passwd", flattener, layers, layout, limits),
+        _account_file("/etc/group", flattener, layers, layout, limits),
+    )
+    return FileTree(flattener.entries, accounts, groups, flattener.peak_bytes)
+
+
+def _account_file(
+    path: str,
+    flattener: Flattener,
+    layers: tuple[Layer, ...],
+    layout: LayoutWriter,
+    limits: ImageLimits,
+) -> bytes:
+    """The file's bytes in the final tree; none when the image has no such file."""
+    try:
+        content = flattener.contents.get(walk(flattener.entries, path))
+    except LookupFailed:
+        content = None
+    if content is None:
+        return b""
+    if content.size > limits.account_file:
+        raise ImageTooLarge(
+            f"{path} of the image has {content.size} bytes, the limit is {limits.account_file}"
+        )
+    layer = layers[content.layer]
+    return read_content(layout.blob_path(layer.blob.digest), layer, content.offset, content.size)

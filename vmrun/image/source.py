@@ -1,0 +1,46 @@
+"""What a transport has to offer, and the files that a transport may find it in."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from vmrun.image.streams import Readable
+from vmrun.model.image import Descriptor
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """The manifest that a reference leads to on one platform."""
+
+    descriptor: Descriptor
+    data: bytes
+
+
+class Source(Protocol):
+    """An image where it was found. Nothing that it gives is trusted."""
+
+    def resolve(self) -> Resolved:
+        """Find the manifest."""
+        ...
+
+    def open(self, blob: Descriptor) -> AbstractContextManager[Readable]:
+        """The bytes of the config or of a layer."""
+        ...
+
+    def describe(self, blob: Descriptor) -> str:
+        """Names a blob and where it lies, for messages."""
+        ...
+
+
+class Files(Protocol):
+    """Named files: a directory's, or the members of an archive."""
+
+    def open(self, name: str) -> AbstractContextManager[Readable]:
+        """A file's bytes; :class:`ImageNotFound` when there is none of that name."""
+        ...
+
+    def describe(self, name: str) -> str:
+        """Names a file and where it lies, for messages."""
+        ...

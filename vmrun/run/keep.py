@@ -1,0 +1,35 @@
+"""Keeping a failed guest for a look: its lease is extended, and a key for it is written."""
+
+from __future__ import annotations
+
+from paramiko import PKey
+
+from vmrun.channel.control import ControlPort
+from vmrun.model.errors import VmrunError
+from vmrun.run.state import GuestDirectory
+
+KEEP_SECONDS = 3600
+
+
+def keep_guest(
+    directory: GuestDirectory, control: ControlPort, *, client_key: PKey, host_key: str
+) -> str:
+    """Keep the guest for an hour and say how to look at it; empty if it cannot be kept.
+
+    From here on the client key lies in the guest's private directory: the guest has failed, and
+    its workload does not run any more.
+    """
+    try:
+        control.extend_lease(KEEP_SECONDS)
+    except VmrunError:
+        return ""
+    key = directory.path / "key"
+    client_key.write_private_key_file(str(key))
+    known_hosts = directory.path / "known_hosts"
+    known_hosts.write_text(f"vmrun-guest {host_key}\n")
+    directory.keep(KEEP_SECONDS)
+    socket = directory.path / "ssh.1"
+    return (
+        f"ssh -i {key} -o UserKnownHostsFile={known_hosts} -o HostKeyAlias=vmrun-guest "
+        f"-o ProxyCommand='vmrun dial {socket}' root@guest"
+    )

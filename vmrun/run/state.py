@@ -1,0 +1,230 @@
+"""vmrun's own files on the host: one 0700-like directory per guest, its intent and its owner.
+
+A guest's directory is made, with the intent to create the guest written in it, before anything
+else is; liveness is a lock held by the owner process, never a stored flag.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from vmrun.host.lock import exclusive
+from vmrun.model.errors import NameInUse, StateError
+
+_RUN_ID = re.compile(r"[0-9a-f]{12}")
+_NAME = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?")
+_SUN_PATH = 107
+_LONGEST_BELOW_GUEST = len("/r/lib/qemu/domain-1-vmrun-0123456789ab/monitor.sock")
+
+
+@dataclass(frozen=True, slots=True)
+class StateDirectories:
+    """Where vmrun keeps things: ``guests`` and ``cache`` are this user's, ``bases`` are looked
+    through in order and the first is built into."""
+
+    guests: Path
+    cache: Path
+    bases: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What a run is about to create; enough to remove it when the run is dead."""
+
+    run_id: str
+    name: str
+    tenant: str
+    uuid: str
+    domain: str
+    slot: int
+    connect: str
+    owner: int
+    created: float
+    kept_until: float = 0.0
+
+
+class GuestDirectory:
+    """The directory of one guest, owned by this process while ``lock`` is open."""
+
+    def __init__(self, path: Path, intent: Intent, lock: int) -> None:
+        self.path = path
+        self.intent = intent
+        self._lock = lock
+
+    @property
+    def hypervisor_root(self) -> Path:
+        """The embedded driver's own root."""
+        return self.path / "r"
+
+    @property
+    def image(self) -> Path:
+        """The private image layout."""
+        return self.path / "image"
+
+    @property
+    def tunnel(self) -> Path:
+        """For the engine's own sockets."""
+        return self.path / "t"
+
+    def keep(self, seconds: float) -> None:
+        """Mark it as kept for a look, until ``seconds`` from now."""
+        kept = Intent(**(asdict(self.intent) | {"kept_until": time.time() + seconds}))
+        _write_intent(self.path, kept)
+        self.intent = kept
+
+    def remove(self) -> bool:
+        """Delete it and everything in it; whether it is gone."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        return not self.path.exists()
+
+    def release(self) -> None:
+        """Give up ownership."""
+        os.close(self._lock)
+
+
+def claim(
+    directories: StateDirectories, *, name: str | None, tenant: str, connect: str
+) -> GuestDirectory:
+    """Make a new guest's directory with its intent, owned by this process.
+
+    Raises :class:`NameInUse` when a live run has that name, :class:`StateError` when the
+    directory cannot be made.
+    """
+    if name is not None and _NAME.fullmatch(name) is None:
+        raise StateError(
+            f"not a name: {name[:80]!r}", hint="letters, digits and hyphens, at most 63"
+        )
+    guests = directories.guests
+    if len(str(guests)) + 13 + _LONGEST_BELOW_GUEST > _SUN_PATH:
+        raise StateError(
+            f"{guests} is too long a path: Unix sockets below it would not fit",
+            hint="set VMRUN_STATE_DIR to a shorter one",
+        )
+    try:
+        # QEMU runs as a user of its own and must be able to walk through.
+        guests.mkdir(parents=True, exist_ok=True, mode=0o711)
+        with exclusive(guests / ".lock"):
+            return _claim(guests, name=name, tenant=tenant, connect=connect)
+    except OSError as error:
+        raise StateError(
+            f"cannot write {guests}: {error.strerror}",
+            hint="free disk space, or set VMRUN_STATE_DIR to a directory that you own",
+        ) from error
+
+
+def _claim(guests: Path, *, name: str | None, tenant: str, connect: str) -> GuestDirectory:
+    intents = [intent for _, intent in _all(guests)]
+    run_id = uuid.uuid4().hex[:12]
+    chosen = name or run_id
+    for other in intents:
+        if other.name == chosen:
+            raise NameInUse(
+                f"the name {chosen!r} is in use by run {other.run_id}",
+                hint=f"choose another --name, or end that run (process {other.owner})",
+            )
+    taken = {intent.slot for intent in intents}
+    intent = Intent(
+        run_id=run_id,
+        name=chosen,
+        tenant=tenant,
+        uuid=str(uuid.uuid4()),
+        domain=f"vmrun-{run_id}",
+        slot=next(number for number in range(len(taken) + 1) if number not in taken),
+        connect=connect,
+        owner=os.getpid(),
+        created=time.time(),
+    )
+    path = guests / run_id
+    path.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700)
+    try:
+        lock = _take(path)
+        _write_intent(path, intent)
+    except OSError:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
+    if lock is None:
+        raise StateError(f"{path} is owned by another process")
+    return GuestDirectory(path, intent, lock)
+
+
+def orphans(directories: StateDirectories) -> Iterator[GuestDirectory]:
+    """The guests whose owner is gone and that nobody asked to keep, each now owned by us."""
+    guests = directories.guests
+    if not guests.is_dir():
+        return
+    with exclusive(guests / ".lock"):
+        found = list(_all(guests))
+        incomplete = [p for p in guests.iterdir() if _RUN_ID.fullmatch(p.name)]
+        for path in {*incomplete} - {path for path, _ in found}:
+            # Claiming is done under the lock that we hold: without an intent nothing was made.
+            shutil.rmtree(path, ignore_errors=True)
+    for path, intent in found:
+        if intent.kept_until > time.time():
+            continue
+        lock = _take(path)
+        if lock is not None:
+            yield GuestDirectory(path, intent, lock)
+
+
+def find(directories: StateDirectories, selector: str) -> tuple[Path, Intent]:
+    """The guest with that name or run id; :class:`StateError` if there is none."""
+    for path, intent in _all(directories.guests):
+        if selector in (intent.name, intent.run_id):
+            return path, intent
+    raise StateError(f"no guest {selector!r}", hint="it has ended, or the name is misspelt")
+
+
+def take(path: Path, intent: Intent) -> GuestDirectory:
+    """Own a guest that has no owner; :class:`StateError` when it has one."""
+    lock = _take(path)
+    if lock is None:
+        raise StateError(
+            f"run {intent.name!r} is alive", hint=f"end its process first: kill {intent.owner}"
+        )
+    return GuestDirectory(path, intent, lock)
+
+
+def _all(guests: Path) -> Iterator[tuple[Path, Intent]]:
+    if not guests.is_dir():
+        return
+    for path in sorted(guests.iterdir()):
+        if _RUN_ID.fullmatch(path.name):
+            intent = _read_intent(path)
+            if intent is not None:
+                yield path, intent
+
+
+def _read_intent(path: Path) -> Intent | None:
+    try:
+        return Intent(**json.loads((path / "intent.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _write_intent(path: Path, intent: Intent) -> None:
+    partial = path / "intent.json.partial"
+    partial.write_text(json.dumps(asdict(intent), indent=1))
+    partial.chmod(0o600)
+    partial.replace(path / "intent.json")
+
+
+def _take(path: Path) -> int | None:
+    try:
+        descriptor = os.open(path / "owner", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
