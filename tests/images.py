@@ -22,7 +22,8 @@ from typing import Any
 import pytest
 import zstandard
 
-from vmrun.image import fetch, parse_reference
+from vmrun.image.fetch import fetch
+from vmrun.image.reference import parse_reference
 from vmrun.model.errors import VmrunError
 from vmrun.model.image import Image
 

@@ -20,7 +20,7 @@ from vmrun.model.base import Flavour
 from vmrun.model.errors import BaseError
 
 
-def test_initrd_is_what_cpio_reads(tmp_path: Path) -> None:
+def test_initrd_is_what_cpio_reads() -> None:
     if shutil.which("cpio") is None:
         pytest.skip("needs cpio")
     data = make_initrd(b"#!init", {"b": b"1", "a": b"22"})
@@ -44,14 +44,6 @@ def test_initrd_is_what_cpio_reads(tmp_path: Path) -> None:
         "modules/list",
     ]
     assert "crw-------" in next(line for line in listing.splitlines() if "console" in line)
-    subprocess.run(
-        ["cpio", "-i", "--quiet", "modules/*", "init"],
-        input=data,
-        cwd=tmp_path,
-        check=False,
-        stderr=subprocess.DEVNULL,
-    )
-    shutil.which("cpio")
 
 
 def test_initrd_layout() -> None:
@@ -62,7 +54,8 @@ def test_initrd_layout() -> None:
     assert data[110:112] == b"f\0"
     assert data[112:116] == b"abc\0"
     assert len(data) % 4 == 0
-    assert data[116:].startswith(b"070701") and b"TRAILER!!!\0" in data[116:]
+    assert data[116:].startswith(b"070701")
+    assert b"TRAILER!!!\0" in data[116:]
 
 
 def test_modules_are_listed_in_their_order() -> None:

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ FILES = {
     "memory.max": "max",
     "memory.swap.max": "1",
     "memory.oom.group": "1",
-    "pids.max": "max",
+    "pids.max": "1",
     "cpu.max": "max 100000",
     "memory.peak": "4096",
     "memory.events": "low 0\noom 2\noom_kill 1",
@@ -29,14 +28,14 @@ FILES = {
 
 
 @pytest.fixture
-def cgroup() -> Iterator[Path]:
+def cgroup() -> Path:
     root = binaries() / "cgroup"
     place = root / "work"
     place.mkdir(parents=True, exist_ok=True)
     (root / "cgroup.subtree_control").write_text("")
     for name, text in FILES.items():
         (place / name).write_text(text)
-    yield place
+    return place
 
 
 def start_gate(*command: str) -> subprocess.Popen[bytes]:

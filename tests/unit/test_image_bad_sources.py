@@ -31,7 +31,9 @@ from tests.images import (
     write_archive,
     write_files,
 )
-from vmrun.image import ImageLimits, fetch, parse_reference
+from vmrun.image.fetch import fetch
+from vmrun.image.limits import ImageLimits
+from vmrun.image.reference import parse_reference
 from vmrun.model.errors import (
     DigestMismatch,
     ImageError,
@@ -400,7 +402,8 @@ def test_unreadable_file() -> None:
 _FETCH_WITH_SMALL_FILES = """
 import resource, sys
 from pathlib import Path
-from vmrun.image import fetch, parse_reference
+from vmrun.image.fetch import fetch
+from vmrun.image.reference import parse_reference
 from vmrun.model.errors import StateError
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:

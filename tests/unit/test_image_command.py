@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from vmrun.image import User, resolve_command, resolve_user
 from vmrun.image.accounts import parse_accounts
+from vmrun.image.command import resolve_command
+from vmrun.image.user import User, resolve_user
 from vmrun.model.errors import (
     CommandNotExecutable,
     CommandNotFound,

@@ -22,7 +22,9 @@ from tests.images import (
     plain_image,
     sha256,
 )
-from vmrun.image import fetch, parse_reference, resolve_command
+from vmrun.image.command import resolve_command
+from vmrun.image.fetch import fetch
+from vmrun.image.reference import parse_reference
 from vmrun.model.errors import DigestMismatch, ImageError, ImageNotFound
 
 

@@ -31,7 +31,8 @@ from tests.images import (
     write_archive,
     write_files,
 )
-from vmrun.image import fetch, parse_reference
+from vmrun.image.fetch import fetch
+from vmrun.image.reference import parse_reference
 from vmrun.model.errors import StateError
 from vmrun.model.image import Compression, Image
 

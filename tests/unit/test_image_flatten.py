@@ -17,8 +17,7 @@ from tests.images import (
     symlink,
     whiteout,
 )
-from vmrun.image import resolve
-from vmrun.image.tree import LookupFailed, NoEntry, TooManyLinks
+from vmrun.image.tree import LookupFailed, NoEntry, TooManyLinks, resolve
 from vmrun.model.image import FileTree
 
 KIB = 1024

@@ -28,7 +28,7 @@ from tests.images import (
     whiteout,
     with_checksum,
 )
-from vmrun.image import ImageLimits
+from vmrun.image.limits import ImageLimits
 from vmrun.model.errors import ImageError, ImageTooLarge, UnsafeLayer
 
 BASE = [

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.images import Entry, compress, directory, file, hardlink, symlink, tar
-from vmrun.image import ImageLimits
 from vmrun.image.config import parse_config
 from vmrun.image.flatten import GATE, Flattener
 from vmrun.image.layer import Budget, read_layer
+from vmrun.image.limits import ImageLimits
 from vmrun.image.manifest import parse_index, parse_manifest
 from vmrun.image.tar import TarReader
 from vmrun.model.digest import Digest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vmrun.image import parse_reference
+from vmrun.image.reference import parse_reference
 from vmrun.model.errors import UsageError
 from vmrun.model.image import Reference, Transport
 

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.images import fetched
-from vmrun.image import User, fetch, parse_reference, resolve_command, resolve_user
+from vmrun.image.command import resolve_command
+from vmrun.image.fetch import fetch
+from vmrun.image.reference import parse_reference
+from vmrun.image.user import User, resolve_user
 
 BUILD = Path(__file__).parents[2] / "images" / "workloads" / "build.py"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -134,14 +135,17 @@ def _fetch_packages(recipe: Recipe, workspace: Path, cache: Path, mirror: str | 
 
 
 def _compile(recipe: Recipe, workspace: Path) -> Path:
-    binaries = workspace / "binaries"
+    """Compile in a copy of the sources, by relative paths: make cannot handle spaces in names."""
+    sources = workspace / "src"
+    shutil.copytree(recipe.sources, sources)
     run_tool(
-        ["make", "--silent", "-C", str(recipe.sources), f"OUT={binaries}"],
+        ["make", "--silent", "OUT=build"],
+        directory=sources,
         deadline=_COMPILE_DEADLINE,
-        hint="apt-get install musl-tools linux-libc-dev",
+        hint="apt-get install gcc musl-tools linux-libc-dev",
         environment={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
     )
-    return binaries
+    return sources / "build"
 
 
 def _find_kernel(unpacked: Path) -> _Kernel:

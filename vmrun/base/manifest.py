@@ -17,7 +17,8 @@ FILES = ("initrd.img", "root.img", "vmlinuz")
 MAX_MANIFEST_BYTES = 1 << 20
 _MAX_FILE_BYTES = 8 << 30
 _HEX_256 = re.compile(r"[0-9a-f]{64}")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+:~_-]{0,127}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,127}")
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+:~_-]{0,127}")
 _KEYS = {
     "architecture",
     "contract",
@@ -67,17 +68,16 @@ def parse(data: bytes, directory: Path) -> Base:
 def _parse(data: bytes, directory: Path) -> Base:
     if len(data) > MAX_MANIFEST_BYTES:
         raise ValueError("too large")
-    document = json.loads(data)
-    if not isinstance(document, dict) or set(document) != _KEYS:
-        raise ValueError("not exactly the keys of a manifest")
+    document = _table(json.loads(data), _KEYS, "the manifest")
     if _canonical(document) != data:
         raise ValueError("not in canonical form")
     if document["contract"] != CONTRACT:
         raise ValueError(f"contract {document['contract']!r}, expected {CONTRACT}")
     Digest.parse(document["recipe"])
-    files = document["files"]
-    if set(files) != set(FILES):
-        raise ValueError("not exactly the files of a base")
+    files = _table(document["files"], set(FILES), "files")
+    packages = document["packages"]
+    if not isinstance(packages, dict):
+        raise ValueError("packages: not a table")
     return Base(
         digest=Digest.of(data),
         flavour=Flavour(document["flavour"]),
@@ -86,7 +86,7 @@ def _parse(data: bytes, directory: Path) -> Base:
         contract=CONTRACT,
         verity=_verity(document["verity"]),
         files={name: _file(name, files[name]) for name in FILES},
-        packages={_name(name): _name(version) for name, version in document["packages"].items()},
+        packages={_name(name): _name(text, _VERSION) for name, text in packages.items()},
         directory=directory,
     )
 
@@ -96,27 +96,31 @@ def _canonical(document: Mapping[str, Any]) -> bytes:
     return text.encode() + b"\n"
 
 
-def _file(name: str, value: dict[str, Any]) -> BaseFile:
-    if set(value) != {"digest", "size"}:
-        raise ValueError(f"{name}: not exactly digest and size")
-    digest = Digest.parse(value["digest"])
+def _table(value: object, keys: set[str], what: str) -> dict[str, Any]:
+    if not isinstance(value, dict) or set(value) != keys:
+        raise ValueError(f"{what}: not exactly the keys {', '.join(sorted(keys))}")
+    return value
+
+
+def _file(name: str, value: object) -> BaseFile:
+    table = _table(value, {"digest", "size"}, name)
+    digest = Digest.parse(table["digest"])
     if digest.algorithm != "sha256":
         raise ValueError(f"{name}: not a sha256 digest")
-    return BaseFile(name, digest, _integer(value["size"], _MAX_FILE_BYTES))
+    return BaseFile(name, digest, _integer(table["size"], _MAX_FILE_BYTES))
 
 
-def _verity(value: dict[str, Any]) -> Verity:
-    if set(value) != {"data_blocks", "hash_start", "root_hash", "salt"}:
-        raise ValueError("verity: not exactly its four keys")
+def _verity(value: object) -> Verity:
+    table = _table(value, {"data_blocks", "hash_start", "root_hash", "salt"}, "verity")
     for key in ("root_hash", "salt"):
-        if not isinstance(value[key], str) or not _HEX_256.fullmatch(value[key]):
+        if not isinstance(table[key], str) or not _HEX_256.fullmatch(table[key]):
             raise ValueError(f"verity: {key} is not 64 hex digits")
     limit = _MAX_FILE_BYTES // 4096
     return Verity(
-        root_hash=value["root_hash"],
-        salt=value["salt"],
-        data_blocks=_integer(value["data_blocks"], limit),
-        hash_start=_integer(value["hash_start"], limit),
+        root_hash=table["root_hash"],
+        salt=table["salt"],
+        data_blocks=_integer(table["data_blocks"], limit),
+        hash_start=_integer(table["hash_start"], limit),
     )
 
 
@@ -126,7 +130,7 @@ def _integer(value: object, limit: int) -> int:
     return value
 
 
-def _name(value: object) -> str:
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
+def _name(value: object, pattern: re.Pattern[str] = _NAME) -> str:
+    if not isinstance(value, str) or not pattern.fullmatch(value):
         raise ValueError(f"{str(value)[:80]!r} is not a name or version")
     return value

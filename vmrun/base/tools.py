@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from vmrun.model.errors import BaseError, DeadlineExceeded
 
@@ -37,6 +38,7 @@ def run_tool(
     deadline: float,
     hint: str,
     environment: Mapping[str, str] | None = None,
+    directory: Path | None = None,
 ) -> None:
     """Run a program to its end; its output is shown only if it fails or takes too long.
 
@@ -50,6 +52,7 @@ def run_tool(
             stderr=subprocess.STDOUT,
             timeout=deadline,
             env=environment,
+            cwd=directory,
             check=False,
         )
     except subprocess.TimeoutExpired as error:

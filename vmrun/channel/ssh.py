@@ -7,7 +7,7 @@ import threading
 
 import paramiko
 
-from vmrun.channel.keys import public_line
+from vmrun.channel.keys import ClientKey, public_line
 from vmrun.model.errors import ChannelError, DeadlineExceeded
 from vmrun.run.ports import TerminalSize
 
@@ -77,7 +77,7 @@ class SshConnection:
 
     @classmethod
     def open(
-        cls, sock: socket.socket, *, client_key: paramiko.PKey, host_key: str, timeout: float
+        cls, sock: socket.socket, *, client_key: ClientKey, host_key: str, timeout: float
     ) -> SshConnection:
         """Connect over ``sock`` to a guest whose host key line must equal ``host_key``.
 
@@ -101,7 +101,7 @@ class SshConnection:
                 raise ChannelError(
                     "the guest's SSH host key is not the one it reported over the control port"
                 )
-            transport.auth_publickey("root", client_key)
+            transport.auth_publickey("root", client_key.as_paramiko())
         except (paramiko.SSHException, OSError, EOFError) as error:
             transport.close()
             raise ChannelError(f"cannot connect to the guest: {error}") from error

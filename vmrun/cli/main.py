@@ -11,8 +11,11 @@ import typer
 from vmrun.cli import base
 from vmrun.cli.guests import dial_command, rm_command
 from vmrun.cli.output import print_error
+from vmrun.cli.plan import plan_command
 from vmrun.cli.run import run_command
-from vmrun.model.errors import VmrunError
+from vmrun.model.errors import EXIT_FAILED, UsageError, VmrunError
+
+_USAGE = 2
 
 app = typer.Typer(
     name="vmrun",
@@ -23,6 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("run", no_args_is_help=True)(run_command)
+app.command("plan", no_args_is_help=True)(plan_command)
 app.command("rm", no_args_is_help=True)(rm_command)
 app.command("dial", hidden=True)(dial_command)
 app.add_typer(base.app, name="base")
@@ -47,14 +51,25 @@ def options(
 
 def main() -> None:
     """Entry point: a :class:`VmrunError` becomes one line, a hint and an exit status."""
-    status = 0
     try:
-        status = app(standalone_mode=False) or 0
+        app()
     except VmrunError as error:
         if os.environ.get("VMRUN_DEBUG"):
             raise
         print_error(error)
-        status = error.exit_status
-    except typer.Abort:
-        status = 130
-    sys.exit(status)
+        sys.exit(_status(error))
+    except SystemExit as end:
+        if end.code == _USAGE and _runs():
+            sys.exit(EXIT_FAILED)
+        raise
+
+
+def _status(error: VmrunError) -> int:
+    """``run`` has docker's exit statuses; other commands 2 for bad usage and 1 otherwise."""
+    if _runs():
+        return error.exit_status
+    return _USAGE if isinstance(error, UsageError) else 1
+
+
+def _runs() -> bool:
+    return next((word for word in sys.argv[1:] if not word.startswith("-")), "") == "run"

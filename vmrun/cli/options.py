@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -107,6 +107,9 @@ class RawOptions:
     engine: EngineName | None
     base: str | None
     connect: str | None
+
+
+NAMES = frozenset(field.name for field in fields(RawOptions))
 
 
 def make_workload(

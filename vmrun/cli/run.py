@@ -67,30 +67,7 @@ def run_command(
     126 and 127 as docker, 130 interrupted.
     """
     settings = load_settings()
-    raw = o.RawOptions(
-        image,
-        command,
-        cpus,
-        memory,
-        pids_limit,
-        env,
-        env_file,
-        workdir,
-        user,
-        entrypoint,
-        hostname,
-        tmpfs,
-        read_only,
-        cap_add,
-        timeout,
-        name,
-        tenant,
-        profile,
-        allow_emulation,
-        engine,
-        base,
-        connect,
-    )
+    raw = o.RawOptions(**{key: value for key, value in locals().items() if key in o.NAMES})
     workload = o.make_workload(
         raw,
         settings,

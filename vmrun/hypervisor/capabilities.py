@@ -96,7 +96,7 @@ def _host_state() -> str:
 
 def _reap_until_done(root: str) -> int:
     become_subreaper()
-    child = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, "-c", _PROBE, root])
+    child = subprocess.Popen([sys.executable, "-c", _PROBE, root]).pid
     while True:
         pid, status = os.wait()
         if pid == child:

@@ -175,7 +175,7 @@ class LibvirtGuest:
         try:
             return bool(self._domain.isActive())
         except libvirt.libvirtError as error:
-            return int(error.get_error_code()) != libvirt.VIR_ERR_NO_DOMAIN
+            return bool(error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN)
 
 
 def _devices(domain: ET.Element) -> list[str]:

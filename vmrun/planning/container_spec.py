@@ -201,7 +201,7 @@ def _host_config(
     limits = plan.limits
     security = [f"seccomp={docker_seccomp(plan.capabilities)}"]
     if plan.no_new_privileges:
-        security.insert(0, "no-new-privileges:true")
+        security.insert(0, "no-new-privileges=true")
     tmpfs = {item.path: ",".join(["rw", *_tmpfs_options(plan, item)]) for item in _own_tmpfs(plan)}
     return {
         "Privileged": False,

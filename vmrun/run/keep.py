@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from paramiko import PKey
-
 from vmrun.channel.control import ControlPort
+from vmrun.channel.keys import ClientKey
 from vmrun.model.errors import VmrunError
 from vmrun.run.state import GuestDirectory
 
@@ -12,7 +11,7 @@ KEEP_SECONDS = 3600
 
 
 def keep_guest(
-    directory: GuestDirectory, control: ControlPort, *, client_key: PKey, host_key: str
+    directory: GuestDirectory, control: ControlPort, *, client_key: ClientKey, host_key: str
 ) -> str:
     """Keep the guest for an hour and say how to look at it; empty if it cannot be kept.
 
@@ -24,7 +23,8 @@ def keep_guest(
     except VmrunError:
         return ""
     key = directory.path / "key"
-    client_key.write_private_key_file(str(key))
+    key.touch(mode=0o600)
+    key.write_text(client_key.pem)
     known_hosts = directory.path / "known_hosts"
     known_hosts.write_text(f"vmrun-guest {host_key}\n")
     directory.keep(KEEP_SECONDS)

@@ -12,11 +12,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from paramiko import PKey
-
 from vmrun.base.store import find_base, verify_base
 from vmrun.channel.control import Identity
-from vmrun.channel.keys import generate_client_key, public_line
+from vmrun.channel.keys import ClientKey
 from vmrun.channel.ssh import SshConnection
 from vmrun.channel.unix import connect_unix
 from vmrun.engine.selection import make_engine
@@ -63,7 +61,7 @@ class ReachedGuest:
     """A guest that has its identity, and what only this process knows of it."""
 
     provisioned: Provisioned
-    client_key: PKey
+    client_key: ClientKey
     host_key: str
 
 
@@ -175,11 +173,11 @@ def _provision(
 
 
 def _identify(plan: Plan, provisioned: Provisioned) -> ReachedGuest:
-    client_key = generate_client_key()
+    client_key = ClientKey.generate()
     identity = Identity(
         name=plan.container.hostname,
         entropy=os.urandom(64),
-        client_key=public_line(client_key),
+        client_key=client_key.public_line,
         lease=plan.guest.lease,
     )
     try:

@@ -1,0 +1,128 @@
+"""Fixtures of all tests. What needs a guest boots a real one, under whatever accelerator works."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.dockerd import dockerd
+from tests.guest_process import GuestProcess
+from vmrun.model.base import Flavour
+from vmrun.settings import load_settings
+
+__all__ = ["dockerd"]
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+_CONTRACT_MEMORY = {Flavour.MINIMAL: 768, Flavour.DOCKER: 1024}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A finished ``vmrun``; ``report`` is what --report wrote, empty without a run."""
+
+    status: int
+    out: str
+    err: str
+    report: dict[str, Any]
+
+    def assertion(self, subject: str, name: str) -> dict[str, Any]:
+        return next(
+            a for a in self.report["assertions"] if (a["subject"], a["name"]) == (subject, name)
+        )
+
+
+def leftovers() -> list[str]:
+    """What any run has left on this host: guest directories, QEMU processes, cgroups."""
+    found = []
+    guests = load_settings().directories.guests
+    if guests.is_dir():
+        found += [str(path) for path in guests.iterdir() if not path.name.startswith(".")]
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if b"qemu-system" in command and b"guest=vmrun-" in command:
+                found.append(f"qemu {entry.name}")
+    found += [str(p) for p in Path("/sys/fs/cgroup").glob("*/machine/qemu-*-vmrun-*")]
+    found += [str(p) for p in Path("/sys/fs/cgroup").glob("machine/qemu-*-vmrun-*")]
+    return found
+
+
+@pytest.fixture(scope="session")
+def vmrun_program() -> list[str]:
+    return [sys.executable, "-m", "vmrun"]
+
+
+@pytest.fixture
+def vmrun(vmrun_program: list[str], tmp_path: Path) -> Callable[..., Result]:
+    """Run a vmrun command to its end: ``vmrun("run", "oci:…", "--", "id")``."""
+
+    def call(
+        *arguments: str,
+        stdin: bytes = b"",
+        timeout: float = 240,
+        env: dict[str, str] | None = None,
+    ) -> Result:
+        report = tmp_path / "report.json"
+        report.unlink(missing_ok=True)
+        words = list(arguments)
+        if words[0] == "run":
+            words[1:1] = ["--report", str(report)]
+        finished = subprocess.run(
+            [*vmrun_program, *words],
+            input=stdin,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+            env={**os.environ, **(env or {})},
+            cwd=REPOSITORY,
+        )
+        return Result(
+            finished.returncode,
+            finished.stdout.decode(errors="replace"),
+            finished.stderr.decode(errors="replace"),
+            json.loads(report.read_text()) if report.exists() else {},
+        )
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def busybox(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The demo image as a reference."""
+    directory = tmp_path_factory.mktemp("busybox") / "image"
+    subprocess.run(
+        [sys.executable, str(REPOSITORY / "images/workloads/build.py"), "busybox", str(directory)],
+        check=True,
+        timeout=300,
+        capture_output=True,
+    )
+    return f"oci:{directory}:demo"
+
+
+@pytest.fixture(scope="session")
+def guest_connection() -> Iterator[Callable[[Flavour], Any]]:
+    """A connection to a running guest of a flavour, the same guest for the whole session."""
+    guests: dict[Flavour, GuestProcess] = {}
+    connections: dict[Flavour, Any] = {}
+
+    def connect(flavour: Flavour) -> Any:
+        if flavour not in guests:
+            guests[flavour] = GuestProcess.start(flavour, _CONTRACT_MEMORY[flavour])
+            connections[flavour] = guests[flavour].connect()
+        return connections[flavour]
+
+    yield connect
+    for flavour, guest in guests.items():
+        connections[flavour].close()
+        guest.stop()

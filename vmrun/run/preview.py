@@ -1,0 +1,43 @@
+"""``vmrun plan``: everything of a run up to its plan, in a scratch directory that goes away."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmrun.base.store import find_base
+from vmrun.image.fetch import fetch
+from vmrun.model.plan import Plan
+from vmrun.model.workload import ProfileName, Workload
+from vmrun.planning.domain_xml import Sockets, domain_xml, guest_metadata
+from vmrun.planning.planner import RunIdentity, make_plan
+from vmrun.policy.admission import admit
+from vmrun.run.accelerator import host_facts
+from vmrun.run.state import StateDirectories
+
+_IDENTITY = RunIdentity(run_id="000000000000", uuid="00000000-0000-4000-8000-000000000000", slot=0)
+"""Stands where a run would draw its own; two plans of the same input are equal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A plan and the domain XML that it leads to."""
+
+    plan: Plan
+    domain_xml: str
+
+
+def preview(workload: Workload, directories: StateDirectories, *, floor: ProfileName) -> Preview:
+    """Plan ``workload``. An accelerator that was not tried yet is not tried now."""
+    base = find_base(directories.bases, workload.base or workload.engine.flavour)
+    connect = workload.connect or "embedded"
+    host = host_facts(base, directories, connect=connect, may_try=False)
+    profile = admit(workload, host, floor=floor)
+    with tempfile.TemporaryDirectory(prefix="vmrun-plan.") as scratch:
+        image = fetch(workload.image, Path(scratch) / "image")
+    plan = make_plan(
+        workload, image=image, base=base, host=host, profile=profile, identity=_IDENTITY
+    )
+    sockets = Sockets.within(directories.guests / plan.run_id, ssh_ports=plan.guest.ssh_ports)
+    return Preview(plan, domain_xml(plan.guest, base, sockets, metadata=guest_metadata(plan)))
