@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,9 +42,9 @@ class Result:
 
 
 def leftovers() -> list[str]:
-    """What any run has left on this host: guest directories, QEMU processes, cgroups."""
-    found = []
+    """What runs of these tests have left on this host: directories, QEMU processes, cgroups."""
     guests = load_settings().directories.guests
+    found = []
     if guests.is_dir():
         found += [str(path) for path in guests.iterdir() if not path.name.startswith(".")]
     for entry in Path("/proc").iterdir():
@@ -51,11 +53,35 @@ def leftovers() -> list[str]:
                 command = (entry / "cmdline").read_bytes()
             except OSError:
                 continue
-            if b"qemu-system" in command and b"guest=vmrun-" in command:
+            if b"qemu-system" in command and os.fsencode(guests) in command:
                 found.append(f"qemu {entry.name}")
-    found += [str(p) for p in Path("/sys/fs/cgroup").glob("*/machine/qemu-*-vmrun-*")]
-    found += [str(p) for p in Path("/sys/fs/cgroup").glob("machine/qemu-*-vmrun-*")]
+    for pattern in ("*/machine/qemu-*-vmrun-*", "machine/qemu-*-vmrun-*"):
+        found += [str(p) for p in Path("/sys/fs/cgroup").glob(pattern) if not _in_use(p)]
     return found
+
+
+def _in_use(cgroup: Path) -> bool:
+    try:
+        return any(path.read_text() for path in cgroup.rglob("cgroup.procs"))
+    except OSError:
+        return True
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_state() -> Iterator[None]:
+    """All tests keep their guests in a state directory of their own; bases are the host's."""
+    # Not below pytest's tmp_path: Unix sockets need short paths.
+    directory = tempfile.mkdtemp(prefix="vmrun-")
+    # QEMU runs as a user of its own and must be able to walk through.
+    Path(directory).chmod(0o711)
+    before = os.environ.get("VMRUN_STATE_DIR")
+    os.environ["VMRUN_STATE_DIR"] = directory
+    yield
+    shutil.rmtree(directory, ignore_errors=True)
+    if before is None:
+        del os.environ["VMRUN_STATE_DIR"]
+    else:
+        os.environ["VMRUN_STATE_DIR"] = before
 
 
 @pytest.fixture(scope="session")

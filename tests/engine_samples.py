@@ -71,7 +71,7 @@ def tar_of(files: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def image_of(layout: Path, tars: list[bytes]) -> Image:
+def image_of(layout: Path, tars: list[bytes], *, level: int = 9) -> Image:
     """An image whose layers are ``tars``, gzipped, with their blobs below ``layout``."""
     blobs = layout / "blobs" / "sha256"
     blobs.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,9 @@ def image_of(layout: Path, tars: list[bytes]) -> Image:
 
     layers = tuple(
         Layer(
-            store(gzip.compress(data, mtime=0), "application/vnd.oci.image.layer.v1.tar+gzip"),
+            store(
+                gzip.compress(data, level, mtime=0), "application/vnd.oci.image.layer.v1.tar+gzip"
+            ),
             Compression.GZIP,
             Digest.of(data),
         )

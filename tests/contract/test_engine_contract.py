@@ -28,7 +28,7 @@ import pytest
 from tests.engine_samples import container_plan, image_of, plan_of
 from vmrun.engine.crun import CrunEngine
 from vmrun.engine.docker import DockerEngine
-from vmrun.model.errors import DigestMismatch, EngineError, VmrunError
+from vmrun.model.errors import DigestMismatch, VmrunError
 from vmrun.model.image import Image
 from vmrun.model.plan import ContainerPlan, Plan, Tmpfs
 from vmrun.model.report import Usage
@@ -464,15 +464,30 @@ def test_typing_at_a_terminal(engine: Harness) -> None:
     assert out.getvalue().count(b"hello\r\n") == 2  # the echo, and cat's answer
 
 
-def test_a_layer_that_is_not_what_it_was(engine: Harness, image: Image, tmp_path: Path) -> None:
-    layout = tmp_path / "layout"
-    shutil.copytree(image.layout, layout)
-    changed = replace(image, layout=layout)
-    blob = changed.blob_path(image.layers[-1].blob.digest)
-    other = bytearray(blob.read_bytes())
-    other[-12] ^= 1  # in the compressed bytes
-    blob.write_bytes(other)
-    plan = engine.plan(container_plan(), image=changed)
+def test_typing_at_a_terminal_until_the_end(engine: Harness) -> None:
+    out = io.BytesIO()
+    with feeding(b"hello\n") as stdin:
+        streams = Streams(stdin, out, io.BytesIO(), terminal=TerminalSize(80, 24))
+        plan = container_plan(argv=("cat",), terminal=True, interactive=True)
+        assert engine.prepare(plan, streams).finish() == 0
+    assert out.getvalue().count(b"hello\r\n") == 2
+
+
+@pytest.mark.parametrize("same_size", [True, False], ids=["replaced", "damaged"])
+def test_a_layer_that_is_not_what_was_verified(
+    engine: Harness, tmp_path: Path, same_size: bool
+) -> None:
+    # Of its own for each test: dockerd does not read a layer again that it already has.
+    secret = secrets.token_hex(16).encode()
+    image = image_of(tmp_path, [_tar([(_entry("secret"), secret)])], level=0)
+    blob = image.blob_path(image.layers[0].blob.digest)
+    if same_size:
+        other = image_of(tmp_path, [_tar([(_entry("secret"), secret[::-1])])], level=0)
+        shutil.copy(other.blob_path(other.layers[0].blob.digest), blob)
+    else:
+        data = bytearray(blob.read_bytes())
+        data[-12] ^= 1
+        blob.write_bytes(data)
     subject = CrunEngine() if engine.name is EngineName.CRUN else DockerEngine()
-    with pytest.raises((DigestMismatch, EngineError)):
-        subject.deliver(plan, engine.connection)
+    with pytest.raises(DigestMismatch):
+        subject.deliver(engine.plan(container_plan(), image=image), engine.connection)

@@ -37,8 +37,10 @@ class RootTree:
         self._directory = directory
         self._unpacked = unpacked
         self.used: set[str] = set()
+        directory.mkdir()
+        directory.chmod(0o755)
         for name, mode in _DIRECTORIES.items():
-            (directory / name).mkdir(parents=True)
+            (directory / name).mkdir()
             (directory / name).chmod(mode)
 
     def add_file(self, path: str, data: bytes, mode: int) -> None:

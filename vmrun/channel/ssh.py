@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 
@@ -10,6 +11,9 @@ import paramiko
 from vmrun.channel.keys import ClientKey, public_line
 from vmrun.model.errors import ChannelError, DeadlineExceeded
 from vmrun.run.ports import TerminalSize
+
+# What goes wrong in paramiko's threads is raised in ours; unhandled it would also be printed.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 _KEX = ("curve25519-sha256@libssh.org",)
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")

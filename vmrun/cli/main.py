@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from vmrun.cli import base
+from vmrun.cli.doctor import doctor_command
 from vmrun.cli.guests import dial_command, rm_command
 from vmrun.cli.output import print_error
 from vmrun.cli.plan import plan_command
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.command("run", no_args_is_help=True)(run_command)
 app.command("plan", no_args_is_help=True)(plan_command)
+app.command("doctor")(doctor_command)
 app.command("rm", no_args_is_help=True)(rm_command)
 app.command("dial", hidden=True)(dial_command)
 app.add_typer(base.app, name="base")

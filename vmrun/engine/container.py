@@ -9,12 +9,13 @@ from collections.abc import Callable
 
 from vmrun.engine.gatekeeper import Gatekeeper
 from vmrun.engine.guest import kill_command
-from vmrun.engine.pump import OutputThread, Sink
-from vmrun.model.errors import EngineError, VmrunError
-from vmrun.run.ports import Connection, Streams, TerminalSize
+from vmrun.engine.pump import InputPump, OutputThread, Sink
+from vmrun.model.errors import ChannelError, EngineError, VmrunError
+from vmrun.run.ports import Connection, RemoteProcess, Streams, TerminalSize
 
 USAGE_TIMEOUT = 30.0
 KILL_TIMEOUT = 30.0
+_END_OF_TRANSMISSION = b"\x04"  # the terminal driver's VEOF
 _POLL = 0.5
 _KILLED_GRACE = 3.0
 
@@ -99,6 +100,27 @@ class Outputs:
             if thread.error is not None:
                 raise thread.error
         return status
+
+
+def connect_stdin(streams: Streams, process: RemoteProcess) -> InputPump | None:
+    """Bring the host's stdin to ``process``, or its end at once when there is none.
+
+    A terminal is not closed but told: half-closing makes dockerd drop the output (moby,
+    container/stream/attach.go), and a program at a terminal knows its end as a character.
+    """
+
+    def end() -> None:
+        if streams.terminal is None:
+            process.close_stdin()
+        else:
+            process.write(_END_OF_TRANSMISSION)
+
+    if streams.stdin is not None:
+        return InputPump(streams.stdin, process.write, end)
+    if streams.terminal is None:
+        with contextlib.suppress(ChannelError):  # it has just ended
+            process.close_stdin()
+    return None
 
 
 def watch_resizes(streams: Streams, resize: Callable[[TerminalSize], None]) -> None:

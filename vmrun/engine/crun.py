@@ -17,6 +17,7 @@ from vmrun.engine.container import (
     USAGE_TIMEOUT,
     Killer,
     Outputs,
+    connect_stdin,
     not_started,
     watch_resizes,
 )
@@ -160,16 +161,12 @@ class CrunContainer:
     def release(self) -> None:
         """Open the gate; only then are the host's streams touched. What crun itself has to say
         before comes out of its log."""
-        process, outputs, stdin = self._process, self._outputs, self._streams.stdin
+        process, outputs = self._process, self._outputs
         self._gatekeeper.open()
         outputs.run("stdout", lambda: outputs.stdout.copy(process.read))
         if self._streams.terminal is None:
             outputs.run("stderr", lambda: outputs.stderr.copy(process.read_error))
-        if stdin is not None:
-            self._input = InputPump(stdin, process.write, process.close_stdin)
-        else:
-            with contextlib.suppress(ChannelError):  # it has just ended
-                process.close_stdin()
+        self._input = connect_stdin(self._streams, process)
 
     def wait(self) -> int:
         """The container's exit status, or 128 and the signal that ended it."""

@@ -8,16 +8,14 @@ then says it has is compared with the plan.
 
 from __future__ import annotations
 
-import contextlib
-
 from vmrun.engine import guest
 from vmrun.engine.attach import AttachedOutput, request
-from vmrun.engine.container import Killer, Outputs, not_started, watch_resizes
+from vmrun.engine.container import Killer, Outputs, connect_stdin, not_started, watch_resizes
 from vmrun.engine.daemon import API_VERSION, Daemon
 from vmrun.engine.gatekeeper import Gatekeeper
 from vmrun.engine.pump import InputPump
 from vmrun.engine.watchdog import Watchdog
-from vmrun.model.errors import ChannelError, EngineError
+from vmrun.model.errors import EngineError
 from vmrun.model.live import ContainerReading
 from vmrun.model.plan import Plan
 from vmrun.model.report import Usage
@@ -126,18 +124,13 @@ class DockerContainer:
 
     def release(self) -> None:
         """Open the gate; only then are the host's streams touched."""
-        attached, output, outputs = self._attached, self._output, self._outputs
-        stdin = self._streams.stdin
+        output, outputs = self._output, self._outputs
         self._gatekeeper.open()
         if self._streams.terminal is None:
             outputs.run("output", lambda: output.frames(outputs.stdout.put, outputs.stderr.put))
         else:
             outputs.run("stdout", lambda: outputs.stdout.copy(output.raw))
-        if stdin is not None:
-            self._input = InputPump(stdin, attached.write, attached.close_stdin)
-        else:
-            with contextlib.suppress(ChannelError):  # it has just ended
-                attached.close_stdin()
+        self._input = connect_stdin(self._streams, self._attached)
 
     def wait(self) -> int:
         """The container's exit status, as dockerd keeps it."""

@@ -21,6 +21,7 @@ from vmrun.planning.domain_xml import Sockets, domain_xml
 from vmrun.planning.memory import plan_memory
 from vmrun.planning.planner import RunIdentity, plan_guest
 from vmrun.run.provision import create_guest, wait_for_hello
+from vmrun.run.signals import SignalGuard, signal_guard
 from vmrun.run.state import StateDirectories, claim
 from vmrun.run.teardown import Teardown, remove_guest
 from vmrun.settings import load_settings
@@ -46,14 +47,7 @@ def host_facts(
 def prove(base: Base, directories: StateDirectories) -> Verdict:
     """Boot ``base`` with KVM in another process, and remember the verdict."""
     try:
-        trial = subprocess.run(
-            [sys.executable, "-m", "vmrun.run.accelerator", str(base.digest)],
-            capture_output=True,
-            text=True,
-            timeout=TRIAL_DEADLINE * 4,
-            check=False,
-        )
-        answer = json.loads(trial.stdout)
+        answer = json.loads(_trial(str(base.digest)))
         booted, reason = answer["booted"], str(answer["reason"])
     except (subprocess.TimeoutExpired, ValueError, KeyError, TypeError):
         booted, reason = False, "the trial of KVM failed"
@@ -66,12 +60,37 @@ def prove(base: Base, directories: StateDirectories) -> Verdict:
     return verdict
 
 
+def _trial(selector: str) -> str:
+    """What the trial says; when we are interrupted it tears its guest down before it ends."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "vmrun.run.accelerator", selector],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as trial:
+        try:
+            return trial.communicate(timeout=TRIAL_DEADLINE * 4)[0]
+        finally:
+            trial.terminate()
+            try:
+                trial.wait(TRIAL_DEADLINE)
+            except subprocess.TimeoutExpired:
+                trial.kill()
+
+
 def _try_kvm(selector: str) -> str:
     """Boot the base with KVM; why it did not work, or empty."""
     directories = load_settings().directories
     base = find_base(directories.bases, selector)
     verify_base(base)
     facts = read_facts(EMBEDDED, accelerator=Accelerator.KVM, reason="")
+    with signal_guard() as guard:
+        return _boot_with_kvm(base, facts, directories, guard)
+
+
+def _boot_with_kvm(
+    base: Base, facts: HostFacts, directories: StateDirectories, guard: SignalGuard
+) -> str:
     directory = claim(directories, name=None, tenant="trial", connect=EMBEDDED)
     teardown = Teardown()
     teardown.add("guest directory", lambda: remove_guest(directory))
@@ -97,6 +116,7 @@ def _try_kvm(selector: str) -> str:
     except VmrunError as error:
         return f"a guest does not boot with KVM: {error.message.splitlines()[-1][-200:]}"
     finally:
+        guard.protect()
         teardown.run()
     return ""
 

@@ -114,45 +114,48 @@ void place_leave(struct place *place)
 	place->directory = -1;
 }
 
-/* Empties the directory open at fd without recursion, so that the depth of a tree is no matter: it
- * goes down into the first subdirectory it meets and comes up again through `..`, which here can
- * only be the directory it came from. */
+/* Removes what can be removed at once from the directory open at fd. Returns the first
+ * subdirectory that is not empty, opened, or -1 when nothing is left. */
+static int remove_entries(int fd)
+{
+	int subdirectory = -1;
+	DIR *stream = fdopendir(dup(fd));
+	if (stream == NULL)
+		fail(EXIT_DISK, "cannot list a directory: %s", strerror(errno));
+	rewinddir(stream);
+	for (struct dirent *entry; subdirectory < 0 && (entry = readdir(stream)) != NULL;) {
+		const char *name = entry->d_name;
+		if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0 ||
+		    unlinkat(fd, name, 0) == 0 || unlinkat(fd, name, AT_REMOVEDIR) == 0)
+			continue;
+		subdirectory = openat(fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+		if (subdirectory < 0)
+			fail(EXIT_DISK, "cannot remove %s: %s", name, strerror(errno));
+	}
+	closedir(stream);
+	return subdirectory;
+}
+
+/* Empties the directory open at fd, and closes it. Without recursion, so that the depth of a tree
+ * is no matter: it goes down as long as it can and comes up through `..`, which can only be the
+ * directory it came from, since nobody else is at work here. */
 static void empty_directory(int fd)
 {
-	unsigned depth = 0;
-	for (;;) {
-		char name[256] = "";
-		int down = -1;
-		DIR *stream = fdopendir(dup(fd));
-		if (stream == NULL)
-			fail(EXIT_DISK, "cannot list a directory: %s", strerror(errno));
-		rewinddir(stream);
-		for (struct dirent *entry; down < 0 && (entry = readdir(stream)) != NULL;) {
-			if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
-				continue;
-			if (unlinkat(fd, entry->d_name, 0) == 0 ||
-			    unlinkat(fd, entry->d_name, AT_REMOVEDIR) == 0)
-				continue;
-			snprintf(name, sizeof name, "%s", entry->d_name);
-			down = openat(fd, name,
-				      O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-			if (down < 0)
-				fail(EXIT_DISK, "cannot remove %s: %s", name, strerror(errno));
+	for (unsigned depth = 0;;) {
+		int next = remove_entries(fd);
+		if (next >= 0) {
+			depth++;
+		} else if (depth > 0) {
+			depth--;
+			next = openat(fd, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+			if (next < 0)
+				fail(EXIT_DISK, "cannot list a directory: %s", strerror(errno));
 		}
-		closedir(stream);
-		if (down < 0 && depth == 0)
-			break;
-		if (down < 0)
-			down = openat(fd, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-		else
-			depth += 2;
-		if (down < 0)
-			fail(EXIT_DISK, "cannot list a directory: %s", strerror(errno));
-		depth--;
 		close(fd);
-		fd = down;
+		if (next < 0)
+			return;
+		fd = next;
 	}
-	close(fd);
 }
 
 void place_empty(const struct place *place)
