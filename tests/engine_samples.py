@@ -123,6 +123,7 @@ def plan_of(image: Image, container: ContainerPlan) -> Plan:
             architecture="amd64",
             kernel_release="6.12",
             contract="vmrun/1",
+            recipe=Digest.of(b"recipe"),
             verity=Verity("00" * 32, "00" * 32, 1, 1),
             files={},
             packages={},

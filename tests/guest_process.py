@@ -82,7 +82,7 @@ def serve(flavour: str, memory_mib: int) -> None:
         memory = plan_memory(
             workload=memory_mib * MIB,
             unpacked=0,
-            largest_blob=0,
+            blobs=(),
             flavour=base.flavour,
             accelerator=facts.accelerator,
         )

@@ -79,8 +79,9 @@ def build_base(
             files={name: _describe(finished / name) for name in manifest.FILES},
             packages=packages,
             directory=finished,
+            recipe=recipe.digest,
         )
-        (finished / store.MANIFEST).write_bytes(manifest.serialise(base, recipe.digest))
+        (finished / store.MANIFEST).write_bytes(manifest.serialise(base))
         on_step("install", 0.95)
         installed = store.install(finished, bases)
     on_step("done", 1.0)

@@ -31,7 +31,7 @@ _KEYS = {
 }
 
 
-def serialise(base: Base, recipe: Digest) -> bytes:
+def serialise(base: Base) -> bytes:
     """The canonical JSON of a manifest: sorted keys, no spaces, one newline at the end."""
     document = {
         "architecture": base.architecture,
@@ -43,7 +43,7 @@ def serialise(base: Base, recipe: Digest) -> bytes:
         "flavour": str(base.flavour),
         "kernel_release": base.kernel_release,
         "packages": dict(base.packages),
-        "recipe": str(recipe),
+        "recipe": str(base.recipe),
         "verity": {
             "data_blocks": base.verity.data_blocks,
             "hash_start": base.verity.hash_start,
@@ -73,7 +73,6 @@ def _parse(data: bytes, directory: Path) -> Base:
         raise ValueError("not in canonical form")
     if document["contract"] != CONTRACT:
         raise ValueError(f"contract {document['contract']!r}, expected {CONTRACT}")
-    Digest.parse(document["recipe"])
     files = _table(document["files"], set(FILES), "files")
     packages = document["packages"]
     if not isinstance(packages, dict):
@@ -88,6 +87,7 @@ def _parse(data: bytes, directory: Path) -> Base:
         files={name: _file(name, files[name]) for name in FILES},
         packages={_name(name): _name(text, _VERSION) for name, text in packages.items()},
         directory=directory,
+        recipe=Digest.parse(document["recipe"]),
     )
 
 

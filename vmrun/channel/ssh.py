@@ -5,10 +5,15 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
 
 import paramiko
+from tenacity import retry, retry_if_exception, stop_after_attempt
 
 from vmrun.channel.keys import ClientKey, public_line
+from vmrun.channel.unix import connect_unix
 from vmrun.model.errors import ChannelError, DeadlineExceeded
 from vmrun.run.ports import TerminalSize
 
@@ -21,6 +26,7 @@ _KEY_TYPES = ("ssh-ed25519",)
 _WINDOW = 4 << 20
 _OPEN_TIMEOUT = 60.0
 _AUTH_TIMEOUT = 60.0
+_HANDSHAKE_TIMEOUT = 20.0
 
 
 class SshProcess:
@@ -73,6 +79,10 @@ class SshProcess:
         self._channel.close()
 
 
+class WrongHostKey(ChannelError):
+    """The guest is not the one that reported its key over the control port; never retried."""
+
+
 class SshConnection:
     """One authenticated connection; see :class:`vmrun.run.ports.Connection`."""
 
@@ -102,7 +112,7 @@ class SshConnection:
             transport.start_client(timeout=timeout)
             actual = public_line(transport.get_remote_server_key())
             if actual != host_key:
-                raise ChannelError(
+                raise WrongHostKey(
                     "the guest's SSH host key is not the one it reported over the control port"
                 )
             transport.auth_publickey("root", client_key.as_paramiko())
@@ -130,3 +140,29 @@ class SshConnection:
         closer = threading.Thread(target=self._transport.close, daemon=True)
         closer.start()
         closer.join(1.0)
+
+
+def open_connection(
+    sockets: Sequence[Path], *, client_key: ClientKey, host_key: str
+) -> SshConnection:
+    """Connect over the first of a guest's SSH ports that works, trying each once.
+
+    The first bytes on a port that the guest has just opened can be lost; then no banner comes
+    and the next port is tried. A wrong host key ends it at once.
+    """
+
+    @retry(
+        retry=retry_if_exception(lambda e: type(e) is ChannelError),
+        stop=stop_after_attempt(len(sockets)),
+        reraise=True,
+    )
+    def attempt() -> SshConnection:
+        return SshConnection.open(
+            connect_unix(next(remaining), time.monotonic() + 5),
+            client_key=client_key,
+            host_key=host_key,
+            timeout=_HANDSHAKE_TIMEOUT,
+        )
+
+    remaining = iter(sockets)
+    return attempt()

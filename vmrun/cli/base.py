@@ -29,7 +29,7 @@ def build_command(
         Flavour.MINIMAL
     ),
     if_missing: Annotated[
-        bool, typer.Option("--if-missing", help="Do nothing when there is one.")
+        bool, typer.Option("--if-missing", help="Do nothing when there is one of the same recipe.")
     ] = False,
     mirror: Annotated[
         str | None, typer.Option(help="Debian mirror; default: the package tools' own.")
@@ -39,6 +39,7 @@ def build_command(
 ) -> None:
     """Build a base from Debian packages and make it its flavour's current one."""
     from vmrun.base.build import build_base
+    from vmrun.base.recipe import load_recipe, recipe_directory
     from vmrun.base.store import find_base
 
     directories = load_settings().directories
@@ -47,7 +48,7 @@ def build_command(
             base = find_base(directories.bases, flavour)
         except BaseError:
             base = None
-        if base is not None:
+        if base is not None and base.recipe == load_recipe(recipe_directory(), flavour).digest:
             _print(base, json=json)
             return
     base = build_base(

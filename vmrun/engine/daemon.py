@@ -53,11 +53,13 @@ def _one_connection(path: Path, timeout: int) -> Any:
 class Daemon:
     """A client of one guest's dockerd; every call has a deadline."""
 
-    def __init__(self, connection: Connection, timeout: float) -> None:
+    def __init__(
+        self, connection: Connection, timeout: float, *, scratch: Path | None = None
+    ) -> None:
         # docker-py takes 0.2 s to import, which only a run with this engine should pay.
         import docker
 
-        self._tunnel = Tunnel(connection)
+        self._tunnel = Tunnel(connection, scratch)
         path = self._tunnel.path
         # Any: the published stubs leave half of these calls untyped.
         self._client: Any = docker.APIClient(
@@ -107,8 +109,8 @@ class Daemon:
         body = docker_create(
             plan.container,
             image_id=str(plan.image.config_blob.digest),
-            cgroup_parent=guest.cgroup_of(plan.run_id),
             volumes=plan.image.config.volumes,
+            cgroup_parent=guest.cgroup_of(plan.run_id),
         )
         name = f"vmrun-{plan.run_id}"
         created = _call(

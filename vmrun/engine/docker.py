@@ -8,6 +8,8 @@ then says it has is compared with the plan.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from vmrun.engine import guest
 from vmrun.engine.attach import AttachedOutput, request
 from vmrun.engine.container import Killer, Outputs, connect_stdin, not_started, watch_resizes
@@ -35,7 +37,10 @@ class DockerEngine:
         daemon_timeout: float = DAEMON_TIMEOUT,
         delivery_timeout: float = DELIVERY_TIMEOUT,
         call_timeout: float = CALL_TIMEOUT,
+        scratch: Path | None = None,
     ) -> None:
+        """``scratch`` is where its socket goes; teardown removes a run's own directory."""
+        self._scratch = scratch
         self._daemon_timeout = daemon_timeout
         self._delivery_timeout = delivery_timeout
         self._call_timeout = call_timeout
@@ -43,7 +48,7 @@ class DockerEngine:
 
     def deliver(self, plan: Plan, connection: Connection) -> int:
         """Load the image into dockerd; returns the bytes of its blobs."""
-        daemon = Daemon(connection, self._call_timeout)
+        daemon = Daemon(connection, self._call_timeout, scratch=self._scratch)
         try:
             daemon.wait_until_ready(self._daemon_timeout)
             message = "the image was not delivered"

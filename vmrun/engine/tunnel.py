@@ -25,9 +25,9 @@ MAX_CONNECTIONS = 4
 class Tunnel:
     """Listens on :attr:`path` until :meth:`close`."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, scratch: Path | None = None) -> None:
         self._connection = connection
-        self._directory = tempfile.TemporaryDirectory(prefix="vmrun-")  # mode 0700
+        self._directory = tempfile.TemporaryDirectory(prefix="t-", dir=scratch)  # mode 0700
         self.path = Path(self._directory.name) / "docker.sock"
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(self.path))

@@ -83,10 +83,6 @@ class Hypervisor:
             ):
                 raise HypervisorError(f"cannot destroy {identifiers.name}: {error}") from error
 
-    def version(self) -> tuple[str, str]:
-        """libvirt's and QEMU's versions."""
-        return _version(self._connection.getLibVersion()), _version(self._connection.getVersion())
-
 
 class LibvirtGuest:
     """A guest that was created; see :class:`vmrun.run.ports.Guest`."""
@@ -201,7 +197,3 @@ def _hint(message: str) -> str:
     if "No space left" in message:
         return "free disk space where vmrun keeps its state, see 'vmrun doctor'"
     return "see 'vmrun doctor'"
-
-
-def _version(number: int) -> str:
-    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"

@@ -53,6 +53,8 @@ class Base:
     files: Mapping[str, BaseFile]
     packages: Mapping[str, str]
     directory: Path
+    recipe: Digest
+    """Digest of the recipe and sources that it was built from."""
 
     @property
     def kernel(self) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from vmrun.model.base import Flavour
 from vmrun.model.plan import Accelerator, MemoryPlan
 from vmrun.model.quantity import MIB
@@ -20,14 +22,21 @@ _STEP = 8 * MIB
 
 
 def plan_memory(
-    *, workload: int, unpacked: int, largest_blob: int, flavour: Flavour, accelerator: Accelerator
+    *,
+    workload: int,
+    unpacked: int,
+    blobs: Sequence[int],
+    flavour: Flavour,
+    accelerator: Accelerator,
 ) -> MemoryPlan:
     """All sizes in bytes.
 
-    An image is unpacked into the guest's tmpfs, so its bytes are the guest's memory; the
-    blob that is being unpacked lies beside them, and docker keeps it until it has loaded it.
+    An image is unpacked into the guest's tmpfs, so its bytes are the guest's memory. ``blobs``
+    are its layers' sizes: one lies beside what it is unpacked to until that is done; dockerd
+    unpacks all of them before it installs the first.
     """
-    image = unpacked + largest_blob
+    beside = unpacked if flavour is Flavour.DOCKER else max(blobs, default=0)
+    image = unpacked + beside
     reserve = _GUEST_RESERVE[flavour] + (workload + image) // _PAGE_TABLES
     guest = -(-(workload + image + reserve) // _STEP) * _STEP
     return MemoryPlan(

@@ -39,6 +39,7 @@ SSH_PORTS = 2
 """One connection runs the workload; one is free for a second look at the same guest."""
 
 _BOOT_DEADLINE = {Accelerator.KVM: 30.0, Accelerator.TCG: 180.0}
+_STICKY = 0o1777
 _TMP = "/tmp"  # noqa: S108 - the container's, not ours
 _TMP_SIZE = 64 * MIB
 _MINIMUM_MEMORY = 16 * MIB
@@ -73,7 +74,7 @@ def make_plan(
     memory = plan_memory(
         workload=workload.limits.memory,
         unpacked=image.tree.unpacked_bytes,
-        largest_blob=max((layer.blob.size for layer in image.layers), default=0),
+        blobs=[layer.blob.size for layer in image.layers],
         flavour=base.flavour,
         accelerator=host.accelerator,
     )
@@ -205,7 +206,7 @@ def _container(
         capabilities=tuple(sorted(profile.capabilities | added)),
         no_new_privileges=True,
         limits=workload.limits,
-        tmpfs=_tmpfs(workload),
+        tmpfs=_tmpfs(workload, image),
         terminal=workload.terminal,
         interactive=workload.interactive,
         masked_paths=MASKED_PATHS,
@@ -226,16 +227,22 @@ def _environment(workload: Workload, image: Image, user: User) -> tuple[str, ...
     return tuple(f"{key}={value}" for key, value in values.items())
 
 
-def _tmpfs(workload: Workload) -> tuple[Tmpfs, ...]:
-    mounts = {_TMP: Tmpfs(_TMP, min(_TMP_SIZE, workload.limits.memory // 2), 0o1777, False)}
+def _tmpfs(workload: Workload, image: Image) -> tuple[Tmpfs, ...]:
+    """/tmp, what the image declares as volumes (it expects to write there), what was asked for."""
+    size = min(_TMP_SIZE, workload.limits.memory // 2)
+    mounts = {_TMP: Tmpfs(_TMP, size, _STICKY, False)}
+    for path in image.config.volumes:
+        if path.startswith("/") and path != "/" and ".." not in path.split("/"):
+            mounts[path] = Tmpfs(path, size, _STICKY, False)
     for mount in workload.tmpfs:
         if not mount.path.startswith("/") or mount.path == "/" or ".." in mount.path.split("/"):
             raise UsageError(
                 f"--tmpfs: not a path inside the container: {mount.path!r}",
                 hint="absolute, below /, without '..'",
             )
-        size = mount.size if mount.size is not None else _TMP_SIZE
-        mounts[mount.path] = Tmpfs(mount.path, size, 0o1777, mount.executable)
+        mounts[mount.path] = Tmpfs(
+            mount.path, size if mount.size is None else mount.size, _STICKY, mount.executable
+        )
     return tuple(mounts.values())
 
 

@@ -99,7 +99,7 @@ def _boot_with_kvm(
         memory = plan_memory(
             workload=32 * MIB,
             unpacked=0,
-            largest_blob=0,
+            blobs=(),
             flavour=base.flavour,
             accelerator=facts.accelerator,
         )

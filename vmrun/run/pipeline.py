@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from vmrun.base.store import find_base, verify_base
 from vmrun.channel.control import Identity
 from vmrun.channel.keys import ClientKey
-from vmrun.channel.ssh import SshConnection
-from vmrun.channel.unix import connect_unix
+from vmrun.channel.ssh import SshConnection, open_connection
 from vmrun.engine.selection import make_engine
 from vmrun.hypervisor.guest import EMBEDDED, Hypervisor
 from vmrun.image.fetch import fetch
@@ -38,7 +37,6 @@ from vmrun.run.state import GuestDirectory, StateDirectories, claim
 from vmrun.run.teardown import Teardown, reclaim, remove_guest
 
 _IDENTIFY_TIMEOUT = 60.0
-_CONNECT_TIMEOUT = 60.0
 _GATE_TIMEOUT = 60.0
 
 
@@ -143,7 +141,7 @@ def _execute(
     with clock.phase("connect"):
         connection = _connect(plan, directory, outcome.guest, teardown)
         outcome.assertions = _must_hold(check_qemu(plan, provisioned.guest.qemu()))
-    engine = make_engine(workload.engine)
+    engine = make_engine(workload.engine, scratch=directory.path)
     with clock.phase("deliver"):
         outcome.delivered = engine.deliver(plan, connection)
     with clock.phase("start"):
@@ -192,12 +190,7 @@ def _connect(
     plan: Plan, directory: GuestDirectory, guest: ReachedGuest, teardown: Teardown
 ) -> SshConnection:
     sockets = Sockets.within(directory.path, ssh_ports=plan.guest.ssh_ports)
-    connection = SshConnection.open(
-        connect_unix(sockets.ssh[0], time.monotonic() + 5),
-        client_key=guest.client_key,
-        host_key=guest.host_key,
-        timeout=_CONNECT_TIMEOUT,
-    )
+    connection = open_connection(sockets.ssh, client_key=guest.client_key, host_key=guest.host_key)
     teardown.add("connection", lambda: _close(connection))
     return connection
 

@@ -70,11 +70,6 @@ class GuestDirectory:
         """The private image layout."""
         return self.path / "image"
 
-    @property
-    def tunnel(self) -> Path:
-        """For the engine's own sockets."""
-        return self.path / "t"
-
     def keep(self, seconds: float) -> None:
         """Mark it as kept for a look, until ``seconds`` from now."""
         kept = Intent(**(asdict(self.intent) | {"kept_until": time.time() + seconds}))
@@ -115,10 +110,14 @@ def claim(
         with exclusive(guests / ".lock"):
             return _claim(guests, name=name, tenant=tenant, connect=connect)
     except OSError as error:
-        raise StateError(
-            f"cannot write {guests}: {error.strerror}",
-            hint="free disk space, or set VMRUN_STATE_DIR to a directory that you own",
-        ) from error
+        raise _unusable(guests, error) from error
+
+
+def _unusable(guests: Path, error: OSError) -> StateError:
+    return StateError(
+        f"cannot write {guests}: {error.strerror}",
+        hint="free disk space, or set VMRUN_STATE_DIR to a directory that you own",
+    )
 
 
 def _claim(guests: Path, *, name: str | None, tenant: str, connect: str) -> GuestDirectory:
@@ -161,12 +160,15 @@ def orphans(directories: StateDirectories) -> Iterator[GuestDirectory]:
     guests = directories.guests
     if not guests.is_dir():
         return
-    with exclusive(guests / ".lock"):
-        found = list(_all(guests))
-        incomplete = [p for p in guests.iterdir() if _RUN_ID.fullmatch(p.name)]
-        for path in {*incomplete} - {path for path, _ in found}:
-            # Claiming is done under the lock that we hold: without an intent nothing was made.
-            shutil.rmtree(path, ignore_errors=True)
+    try:
+        with exclusive(guests / ".lock"):
+            found = list(_all(guests))
+            incomplete = [p for p in guests.iterdir() if _RUN_ID.fullmatch(p.name)]
+            for path in {*incomplete} - {path for path, _ in found}:
+                # Claiming is done under the lock that we hold: without an intent nothing was made.
+                shutil.rmtree(path, ignore_errors=True)
+    except OSError as error:
+        raise _unusable(guests, error) from error
     for path, intent in found:
         if intent.kept_until > time.time():
             continue

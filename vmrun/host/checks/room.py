@@ -47,7 +47,7 @@ def _memory(host: Host) -> Diagnosis:
     plan = plan_memory(
         workload=host.asked.memory,
         unpacked=0,
-        largest_blob=0,
+        blobs=(),
         flavour=host.asked.flavour,
         accelerator=verdict.accelerator if verdict else Accelerator.KVM,
     )
