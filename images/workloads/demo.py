@@ -149,7 +149,8 @@ def run_guest(image: str, script: str, scratch: Path) -> GuestRun:
     report.unlink(missing_ok=True)
     command = [
         *(sys.executable, "-m", "vmrun", "run", "--report", str(report)),
-        *("--timeout", _DEADLINE, "--hostname", HOSTNAME, image, "--", "sh", "-c", script),
+        *("--profile", "restricted", "--timeout", _DEADLINE, "--hostname", HOSTNAME),
+        *(image, "--", "sh", "-c", script),
     ]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, errors="replace", cwd=REPOSITORY

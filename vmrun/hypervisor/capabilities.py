@@ -28,6 +28,7 @@ _DEPENDS_ON = (
 )
 _TIMEOUT = 120
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_THP_DISABLE = 41
 
 _PROBE = """
 import sys
@@ -39,7 +40,21 @@ open_root(Path(sys.argv[1])).getDomainCapabilities(None, "x86_64", "q35", "qemu"
 
 def become_subreaper() -> None:
     """Make orphaned descendants ours (PR_SET_CHILD_SUBREAPER, prctl(2))."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def without_huge_pages() -> None:
+    """Start QEMU without transparent huge pages (PR_SET_THP_DISABLE, prctl(2); inherited).
+
+    For emulated guests: they gain nothing from huge pages, and each page that a small guest
+    touches would cost 2 MiB.
+    """
+    _prctl(_PR_SET_THP_DISABLE, 1)
+
+
+def _prctl(option: int, value: int) -> None:
+    arguments = [ctypes.c_ulong(number) for number in (value, 0, 0, 0)]
+    ctypes.CDLL(None, use_errno=True).prctl(option, *arguments)
 
 
 def seed(root: Path, *, cache: Path) -> None:

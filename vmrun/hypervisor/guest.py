@@ -12,6 +12,7 @@ import libvirt
 
 from vmrun.channel.unix import connect_unix
 from vmrun.hypervisor import process
+from vmrun.hypervisor.capabilities import without_huge_pages
 from vmrun.hypervisor.connection import open_daemon, open_embedded
 from vmrun.hypervisor.console import Console
 from vmrun.model.errors import HypervisorError
@@ -44,12 +45,21 @@ class Hypervisor:
             return cls(open_embedded(root, cache=cache), embedded=True)
         return cls(open_daemon(connect), embedded=False)
 
-    def create(self, xml: str, identifiers: GuestIdentifiers, sockets: Sockets) -> LibvirtGuest:
+    def create(
+        self,
+        xml: str,
+        identifiers: GuestIdentifiers,
+        sockets: Sockets,
+        *,
+        huge_pages: bool = True,
+    ) -> LibvirtGuest:
         """Start a guest from its domain XML.
 
         It starts paused, so that nothing of its console is lost and its control port is
         connected before its first instruction.
         """
+        if self._embedded and not huge_pages:
+            without_huge_pages()
         reaper = process.Reaper(identifiers.uuid) if self._embedded else None
         try:
             domain = self._connection.createXML(

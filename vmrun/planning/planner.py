@@ -228,7 +228,7 @@ def _environment(workload: Workload, image: Image, user: User) -> tuple[str, ...
 
 
 def _tmpfs(workload: Workload, image: Image) -> tuple[Tmpfs, ...]:
-    """/tmp, what the image declares as volumes (it expects to write there), what was asked for."""
+    """The usual one, what the image declares as volumes (it expects to write there), what was asked for."""
     size = min(_TMP_SIZE, workload.limits.memory // 2)
     mounts = {_TMP: Tmpfs(_TMP, size, _STICKY, False)}
     for path in image.config.volumes:

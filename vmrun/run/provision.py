@@ -9,7 +9,7 @@ from vmrun.channel.control import ControlPort, Hello
 from vmrun.channel.unix import connect_unix
 from vmrun.hypervisor.guest import GuestIdentifiers, Hypervisor, LibvirtGuest
 from vmrun.model.errors import GuestError
-from vmrun.model.plan import GuestPlan
+from vmrun.model.plan import Accelerator, GuestPlan
 from vmrun.planning.domain_xml import Sockets
 from vmrun.run.teardown import Teardown
 
@@ -28,7 +28,12 @@ def create_guest(
     hypervisor: Hypervisor, xml: str, plan: GuestPlan, sockets: Sockets, teardown: Teardown
 ) -> Provisioned:
     """Create the guest with everything connected, then let its first instruction run."""
-    guest = hypervisor.create(xml, GuestIdentifiers(plan.name, plan.uuid), sockets)
+    guest = hypervisor.create(
+        xml,
+        GuestIdentifiers(plan.name, plan.uuid),
+        sockets,
+        huge_pages=plan.accelerator is Accelerator.KVM,
+    )
     teardown.add("guest", guest.destroy)
     if plan.limit_host_memory:
         guest.limit_memory(plan.memory.host)
