@@ -136,8 +136,8 @@ class ControlPort:
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 raise GuestError("the guest did not answer on the control port in time")
-            self._sock.settimeout(min(remaining, 1.0))
             try:
+                self._sock.settimeout(min(remaining, 1.0))
                 data = self._sock.recv(_MAX_LINE)
             except TimeoutError:
                 if not alive():

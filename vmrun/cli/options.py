@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
@@ -165,7 +166,7 @@ def _cpus(text: str) -> float:
 
 
 def _count(text: str, *, option: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) < 1 << 22:
+    if re.fullmatch("[0-9]{1,7}", text) is None or not 0 < int(text) < 1 << 22:
         raise UsageError(f"{option}: not a count: {text!r}", hint="a whole number from 1")
     return int(text)
 
@@ -187,7 +188,8 @@ def _lines(path: Path) -> list[str]:
             data = file.read(_MAX_ENV_FILE + 1)
         if len(data) > _MAX_ENV_FILE:
             raise UsageError(f"--env-file {path} is larger than 1 MiB", hint="make it smaller")
-        return data.decode("utf-8").splitlines()
+        # Not splitlines: a value may hold a form feed or U+2028.
+        return [line.removesuffix("\r") for line in data.decode("utf-8").split("\n")]
     except OSError as error:
         raise UsageError(
             f"--env-file {path}: {error.strerror}", hint="name a readable file"
@@ -213,6 +215,9 @@ def _tmpfs(text: str) -> TmpfsMount:
         key, _, value = option.partition("=")
         if key == "size":
             size = parse_size(value, option="--tmpfs size")
+            if size == 0:
+                # The kernel would take it as no limit at all.
+                raise UsageError(f"--tmpfs {path}: size=0 is no limit", hint="e.g. size=64m")
         elif option == "exec":
             executable = True
         elif option not in ("noexec", "nosuid", "nodev", "rw"):

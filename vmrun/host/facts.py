@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from pathlib import Path
 
 from vmrun.model.errors import HypervisorError
@@ -23,7 +24,16 @@ def read_facts(connect: str, *, accelerator: Accelerator, reason: str) -> HostFa
         memory_cgroup=privileged and has_memory_cgroup(),
         connect=connect,
         kvm_gid=kvm_group(),
+        daemon_user=None if connect == "embedded" else _daemon_user(),
     )
+
+
+def _daemon_user() -> tuple[int, int] | None:
+    try:
+        entry = pwd.getpwnam("libvirt-qemu")
+    except KeyError:
+        return None
+    return entry.pw_uid, entry.pw_gid
 
 
 def available_memory() -> int:

@@ -38,6 +38,8 @@ class HostFacts:
     connect: str
     """``embedded`` or a libvirt URI."""
     kvm_gid: int | None = None
+    daemon_user: tuple[int, int] | None = None
+    """uid and gid of QEMU where a libvirt daemon decides: its directories are open to no other."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import posixpath
 import re
 from dataclasses import dataclass
 
@@ -101,7 +102,7 @@ def plan_guest(
     base: Base, host: HostFacts, memory: MemoryPlan, identity: RunIdentity, *, cpus: float
 ) -> GuestPlan:
     """The guest for one run."""
-    qemu_uid = _QEMU_UID_FIRST + identity.slot if host.privileged else None
+    qemu_uid, qemu_gid = _qemu_user(host, identity.slot)
     return GuestPlan(
         name=f"vmrun-{identity.run_id}",
         uuid=identity.uuid,
@@ -114,15 +115,21 @@ def plan_guest(
         lease=LEASE,
         boot_deadline=_BOOT_DEADLINE[host.accelerator],
         qemu_uid=qemu_uid,
-        qemu_gid=_qemu_gid(host, qemu_uid),
+        qemu_gid=qemu_gid,
         limit_host_memory=host.memory_cgroup,
     )
 
 
-def _qemu_gid(host: HostFacts, qemu_uid: int | None) -> int | None:
-    if qemu_uid is not None and host.accelerator is Accelerator.KVM and host.kvm_gid is not None:
-        return host.kvm_gid
-    return qemu_uid
+def _qemu_user(host: HostFacts, slot: int) -> tuple[int | None, int | None]:
+    """A uid of its own for each guest; a daemon's own user; or the caller, who has only one."""
+    if host.daemon_user is not None:
+        return host.daemon_user
+    if not host.privileged:
+        return None, None
+    uid = _QEMU_UID_FIRST + slot
+    if host.accelerator is Accelerator.KVM and host.kvm_gid is not None:
+        return uid, host.kvm_gid
+    return uid, uid
 
 
 def _check_limits(workload: Workload, host: HostFacts) -> None:
@@ -228,22 +235,31 @@ def _environment(workload: Workload, image: Image, user: User) -> tuple[str, ...
 
 
 def _tmpfs(workload: Workload, image: Image) -> tuple[Tmpfs, ...]:
-    """The usual one, what the image declares as volumes (it expects to write there), what was asked for."""
+    """The usual one, the image's volumes (it expects to write there), what was asked for."""
     size = min(_TMP_SIZE, workload.limits.memory // 2)
     mounts = {_TMP: Tmpfs(_TMP, size, _STICKY, False)}
-    for path in image.config.volumes:
-        if path.startswith("/") and path != "/" and ".." not in path.split("/"):
+    for volume in image.config.volumes:
+        if path := _mount_point(volume):
             mounts[path] = Tmpfs(path, size, _STICKY, False)
     for mount in workload.tmpfs:
-        if not mount.path.startswith("/") or mount.path == "/" or ".." in mount.path.split("/"):
+        path = _mount_point(mount.path)
+        if not path:
             raise UsageError(
                 f"--tmpfs: not a path inside the container: {mount.path!r}",
                 hint="absolute, below /, without '..'",
             )
-        mounts[mount.path] = Tmpfs(
-            mount.path, size if mount.size is None else mount.size, _STICKY, mount.executable
+        mounts[path] = Tmpfs(
+            path, size if mount.size is None else mount.size, _STICKY, mount.executable
         )
     return tuple(mounts.values())
+
+
+def _mount_point(path: str) -> str:
+    """As the kernel will list it, without a trailing slash; empty if it cannot be one."""
+    if not path.startswith("/") or ".." in path.split("/"):
+        return ""
+    plain = "/" + posixpath.normpath(path).lstrip("/")
+    return "" if plain == "/" else plain
 
 
 def _warnings(workload: Workload, host: HostFacts, container: ContainerPlan) -> list[str]:

@@ -99,7 +99,7 @@ def claim(
             f"not a name: {name[:80]!r}", hint="letters, digits and hyphens, at most 63"
         )
     guests = directories.guests
-    if len(str(guests)) + 13 + _LONGEST_BELOW_GUEST > _SUN_PATH:
+    if len(os.fsencode(guests)) + 13 + _LONGEST_BELOW_GUEST > _SUN_PATH:
         raise StateError(
             f"{guests} is too long a path: Unix sockets below it would not fit",
             hint="set VMRUN_STATE_DIR to a shorter one",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from vmrun.hypervisor.remains import remains, remove_remains
-from vmrun.model.errors import VmrunError
+from vmrun.model.errors import HypervisorError, VmrunError
 from vmrun.model.report import Receipt, Removed
-from vmrun.run.state import GuestDirectory, StateDirectories, orphans
+from vmrun.run.state import GuestDirectory, Intent, StateDirectories, orphans
+
+EMBEDDED = "embedded"
 
 Undo = Callable[[], Iterable[Removed]]
 
@@ -41,6 +45,8 @@ def remove_guest(directory: GuestDirectory) -> tuple[Removed, ...]:
     finds it and tries again.
     """
     intent = directory.intent
+    if intent.connect != EMBEDDED:
+        _ask_daemon(intent)
     removed = list(remove_remains(domain=intent.domain, uuid=intent.uuid))
     left = remains(domain=intent.domain, uuid=intent.uuid)
     removed.extend(Removed("leftover", item, gone=False) for item in left)
@@ -48,6 +54,16 @@ def remove_guest(directory: GuestDirectory) -> tuple[Removed, ...]:
         removed.append(Removed("directory", str(directory.path), gone=directory.remove()))
     directory.release()
     return tuple(removed)
+
+
+def _ask_daemon(intent: Intent) -> None:
+    """Let the daemon end its own guest: a plain user cannot kill that QEMU. Whether it is gone
+    is read from the kernel afterwards, so a daemon that does not answer is no error here."""
+    from vmrun.hypervisor.guest import GuestIdentifiers, Hypervisor
+
+    with contextlib.suppress(HypervisorError):
+        hypervisor = Hypervisor.open(intent.connect, root=Path(), cache=Path())
+        hypervisor.destroy_leftover(GuestIdentifiers(intent.domain, intent.uuid))
 
 
 def reclaim(directories: StateDirectories) -> tuple[tuple[str, Receipt], ...]:
