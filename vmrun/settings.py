@@ -108,6 +108,8 @@ def _read(path: Path) -> dict[str, str]:
             )
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise SettingsError(f"{path}: {key} must be a string or a number", hint="correct it")
+        if "\0" in str(value):
+            raise SettingsError(f"{path}: {key} holds a NUL character", hint="correct it")
     return {key: str(value) for key, value in table.items()}
 
 

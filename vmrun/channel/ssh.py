@@ -116,12 +116,13 @@ class SshConnection:
                     "the guest's SSH host key is not the one it reported over the control port"
                 )
             transport.auth_publickey("root", client_key.as_paramiko())
-        except (paramiko.SSHException, OSError, EOFError) as error:
-            transport.close()
-            raise ChannelError(f"cannot connect to the guest: {error}") from error
         except ChannelError:
             transport.close()
             raise
+        except Exception as error:
+            # Whatever paramiko's parser stumbled over in a hostile guest's bytes is raised here.
+            transport.close()
+            raise ChannelError(f"cannot connect to the guest: {error}") from error
         return cls(transport)
 
     def execute(self, command: str, *, terminal: TerminalSize | None = None) -> SshProcess:
@@ -131,7 +132,8 @@ class SshConnection:
             if terminal is not None:
                 channel.get_pty("xterm-256color", terminal.columns, terminal.rows)
             channel.exec_command(command)
-        except (paramiko.SSHException, OSError, EOFError) as error:
+        except Exception as error:
+            # As in open(): any error of paramiko's parser.
             raise ChannelError(f"cannot run a command in the guest: {error}") from error
         return SshProcess(channel, merged=terminal is not None)
 

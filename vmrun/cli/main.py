@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -53,17 +54,29 @@ def options(
 
 def main() -> None:
     """Entry point: a :class:`VmrunError` becomes one line, a hint and an exit status."""
+    sys.argv[1:] = _with_boolean_values(sys.argv[1:])
     try:
         app()
     except VmrunError as error:
         if os.environ.get("VMRUN_DEBUG"):
-            raise
+            traceback.print_exception(error)
         print_error(error)
         sys.exit(_status(error))
     except SystemExit as end:
         if end.code == _USAGE and _runs():
             sys.exit(EXIT_FAILED)
         raise
+
+
+def _with_boolean_values(words: list[str]) -> list[str]:
+    """``--read-only=false``, as docker takes it, for a parser that knows --no-read-only only."""
+    end = words.index("--") if "--" in words else len(words)
+    spellings = {
+        f"--read-only={value}": "--read-only" if truth else "--no-read-only"
+        for truth, values in ((True, ("true", "1")), (False, ("false", "0")))
+        for value in values
+    }
+    return [spellings.get(word, word) for word in words[:end]] + words[end:]
 
 
 def _status(error: VmrunError) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+import traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -82,10 +82,14 @@ def run_command(
     from vmrun.run.pipeline import RunOptions
     from vmrun.run.pipeline import run as run_pipeline
 
-    say = (lambda _text: None) if quiet else note
-    announce = _progress() if sys.stderr.isatty() and not quiet and not terminal else _silent
+    _must_be_writable(report)
+    progress = sys.stderr.isatty() and not quiet and not terminal
     run_options = RunOptions(
-        directories=settings.directories, floor=settings.floor, announce=announce, note=say
+        directories=settings.directories,
+        floor=settings.floor,
+        announce=_show_phase if progress else _silent,
+        note=_silent if quiet else _note_over_progress if progress else note,
+        on_error=_show_traceback,
     )
     with workload_streams(
         interactive=interactive, terminal=terminal, stdout_is_stderr=json
@@ -102,28 +106,38 @@ def run_command(
     if json:
         print_json(result)
     if report is not None:
-        try:
-            with report.open("w") as file:
-                print_json(result, file)
-        except OSError as error:
-            raise UsageError(
-                f"--report {report}: {error.strerror}", hint="name a file that can be written"
-            ) from error
+        with report.open("w") as file:
+            print_json(result, file)
     raise typer.Exit(result.exit_status)
 
 
-def _silent(_phase: str) -> None:
+def _must_be_writable(report: Path | None) -> None:
+    if report is None:
+        return
+    try:
+        report.touch()
+    except OSError as error:
+        raise UsageError(
+            f"--report {report}: {error.strerror}", hint="name a file that can be written"
+        ) from error
+
+
+def _silent(_text: str) -> None:
     return
 
 
-def _progress() -> Callable[[str], None]:
-    """One line on a terminal that says which phase is going on, wiped before the workload."""
+def _show_phase(phase: str) -> None:
+    """One line on a terminal that says which phase is going on; none while the workload runs."""
+    over = phase in ("workload", "collect", "teardown")
+    sys.stderr.write("\r\x1b[K" if over else f"\r\x1b[K… {phase}")
+    sys.stderr.flush()
 
-    def announce(phase: str) -> None:
-        text = "" if phase in ("workload", "collect") else f"… {phase}"
-        sys.stderr.write(f"\r\x1b[K{text}")
-        if phase == "teardown":
-            sys.stderr.write("\r\x1b[K")
-        sys.stderr.flush()
 
-    return announce
+def _note_over_progress(text: str) -> None:
+    sys.stderr.write("\r\x1b[K")
+    note(text)
+
+
+def _show_traceback(error: VmrunError) -> None:
+    if os.environ.get("VMRUN_DEBUG"):
+        traceback.print_exception(error)

@@ -32,7 +32,7 @@ class Console:
                 self._buffer += data
                 del self._buffer[:-_KEEP]
 
-    def tail(self, lines: int = 20) -> str:
+    def tail(self, lines: int) -> str:
         """The last lines, with everything unprintable replaced: a console is untrusted text."""
         self._ended.wait(0.2)
         with self._lock:

@@ -157,9 +157,9 @@ class LibvirtGuest:
             pss=process.proportional_memory(self.pid),
         )
 
-    def console_tail(self) -> str:
+    def console_tail(self, lines: int = 400) -> str:
         """The last lines of the console, made printable."""
-        return self._console.tail() if self._console else ""
+        return self._console.tail(lines) if self._console else ""
 
     def alive(self) -> bool:
         """Whether QEMU still runs."""

@@ -8,6 +8,7 @@ say is noted where it happens. Nothing here decides policy: that is the plan's.
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterable
 from typing import Any
 
@@ -190,9 +191,8 @@ def _volume_cover(plan: ContainerPlan, volumes: Iterable[str]) -> dict[str, str]
     taken = {item.path for item in plan.tmpfs}
     access = "ro" if plan.read_only else "rw"
     options = f"{access},nosuid,nodev,noexec,size={plan.limits.memory}"
-    return {
-        path: f"{options},uid={plan.uid},gid={plan.gid}" for path in volumes if path not in taken
-    }
+    plain = ("/" + posixpath.normpath(path).lstrip("/") for path in volumes)
+    return {path: f"{options},uid={plan.uid},gid={plan.gid}" for path in plain if path not in taken}
 
 
 def _host_config(

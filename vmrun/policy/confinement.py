@@ -8,6 +8,7 @@ from vmrun.model.capability import capability_mask
 from vmrun.model.live import ContainerReading, QemuReading
 from vmrun.model.plan import Plan
 from vmrun.model.report import Assertion
+from vmrun.planning.container_spec import CPU_PERIOD, cpu_quota
 
 _ALLOWED_DEVICES = frozenset(
     {
@@ -101,6 +102,14 @@ def check_container(plan: Plan, reading: ContainerReading) -> tuple[Assertion, .
             str(container.limits.pids),
             reading.cgroup.get("pids.max", "absent"),
         )
+        yield _same(
+            "container",
+            "cpu.max",
+            f"{cpu_quota(container.limits.cpus)} {CPU_PERIOD}",
+            reading.cgroup.get("cpu.max", "absent"),
+        )
+        files = str(container.limits.files)
+        yield _same("container", "open files", (files, files), reading.open_files)
         for mount in container.tmpfs:
             kind, options = reading.mounts.get(mount.path, ("absent", frozenset()))
             wanted = {"nosuid", "nodev"} | (set() if mount.executable else {"noexec"})

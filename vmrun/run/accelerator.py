@@ -50,7 +50,8 @@ def prove(base: Base, directories: StateDirectories) -> Verdict:
         answer = json.loads(_trial(str(base.digest)))
         booted, reason = answer["booted"], str(answer["reason"])
     except (subprocess.TimeoutExpired, ValueError, KeyError, TypeError):
-        booted, reason = False, "the trial of KVM failed"
+        # Nothing was found out, so nothing is remembered.
+        return Verdict(Accelerator.TCG, "KVM could not be tried", proved=False)
     verdict = Verdict(
         Accelerator.KVM if booted else Accelerator.TCG,
         reason if not booted else "a guest booted with KVM",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from vmrun.channel.control import ControlPort
 from vmrun.channel.keys import ClientKey
 from vmrun.model.errors import VmrunError
@@ -31,5 +33,5 @@ def keep_guest(
     socket = directory.path / "ssh.1"
     return (
         f"ssh -i {key} -o UserKnownHostsFile={known_hosts} -o HostKeyAlias=vmrun-guest "
-        f"-o ProxyCommand='vmrun dial {socket}' root@guest"
+        f"-o ProxyCommand='{sys.executable} -m vmrun dial {socket}' root@guest"
     )

@@ -66,12 +66,13 @@ class ReachedGuest:
 @dataclass(frozen=True, slots=True)
 class RunOptions:
     """How to run, as opposed to what: ``floor`` is the site's least strict profile,
-    ``announce`` is told each phase, ``note`` what a user should read."""
+    ``announce`` is told each phase, ``note`` what a user should read, ``on_error`` what failed."""
 
     directories: StateDirectories
     floor: ProfileName
     announce: Callable[[str], None]
     note: Callable[[str], None]
+    on_error: Callable[[VmrunError], None]
 
 
 def run(workload: Workload, options: RunOptions, streams: Streams) -> Report:
@@ -96,6 +97,7 @@ def run(workload: Workload, options: RunOptions, streams: Streams) -> Report:
         try:
             _execute(workload, options, streams, directory, clock, outcome, teardown)
         except VmrunError as error:
+            options.on_error(error)
             outcome.error = error
             outcome.exit_status = error.exit_status
         finally:

@@ -105,7 +105,7 @@ class Guest(Protocol):
     def qemu(self) -> QemuReading:
         """How QEMU itself is confined, read live on the host."""
 
-    def console_tail(self) -> str:
+    def console_tail(self, lines: int = 400) -> str:
         """The last lines of the console, made printable."""
 
     def alive(self) -> bool:

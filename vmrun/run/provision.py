@@ -13,6 +13,8 @@ from vmrun.model.plan import Accelerator, GuestPlan
 from vmrun.planning.domain_xml import Sockets
 from vmrun.run.teardown import Teardown
 
+_TAIL = 20
+_FATAL = "vmrun-init: fatal:"
 _VERITY_MARKS = ("is corrupted", "dm-verity device corrupted", "verity: reached maximum errors")
 
 
@@ -52,20 +54,19 @@ def wait_for_hello(provisioned: Provisioned, timeout: float) -> Hello:
 
 
 def boot_failure(error: GuestError, console: str) -> GuestError:
-    """What the console says about a boot that failed."""
-    if any(mark in console for mark in _VERITY_MARKS):
+    """What the console says about a boot that failed; its details are the lines that matter."""
+    lines = console.splitlines()
+    corrupted = [line for line in lines if any(mark in line for mark in _VERITY_MARKS)]
+    fatal = [line for line in lines if _FATAL in line]
+    if corrupted:
         return GuestError(
             "the guest stopped: its root is not what was built (dm-verity)",
             hint="check and rebuild the base: vmrun base verify; vmrun base build",
-            details=console,
+            details="\n".join(corrupted[:5]),
         )
-    if "vmrun-init: fatal:" in console:
-        reason = console.split("vmrun-init: fatal:", 1)[1].splitlines()[0].strip()
-        return GuestError(
-            f"the guest did not boot: {reason}", hint="see 'vmrun doctor'", details=console
-        )
+    reason = fatal[0].partition(_FATAL)[2].strip() if fatal else error.message
     return GuestError(
-        f"the guest did not boot: {error.message}",
-        hint="see 'vmrun doctor'; --keep keeps a failed guest for a look",
-        details=console,
+        f"the guest did not boot: {reason}",
+        hint="see 'vmrun doctor'",
+        details="\n".join(lines[-_TAIL:]),
     )
