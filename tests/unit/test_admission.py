@@ -100,7 +100,7 @@ def test_only_healthcare_insists_on_kvm(
     profile: ProfileName, host: HostFacts, allowed: bool
 ) -> None:
     if profile is HEALTHCARE and host is TCG and not allowed:
-        with pytest.raises(Refused, match="requires KVM.*there is no /dev/kvm") as caught:
+        with pytest.raises(Refused, match=r"requires KVM.*there is no /dev/kvm") as caught:
             verdict(profile, host=host)
         assert "--allow-emulation" in caught.value.hint
     else:

@@ -50,7 +50,13 @@ GOOD = ContainerReading(
         "/build": ("tmpfs", frozenset({"rw", "nosuid", "nodev"})),
     },
     namespaces=dict.fromkeys(("cgroup", "ipc", "mnt", "net", "pid", "uts"), True),
-    cgroup={"memory.max": str(64 << 20), "memory.swap.max": "0", "pids.max": "32"},
+    cgroup={
+        "memory.max": str(64 << 20),
+        "memory.swap.max": "0",
+        "pids.max": "32",
+        "cpu.max": "50000 100000",
+    },
+    open_files=("256", "256"),
 )
 
 
@@ -71,9 +77,12 @@ def without(field: str) -> Callable[[ContainerReading], ContainerReading]:
     )
 
 
-def cgroup(**files: str) -> Callable[[ContainerReading], ContainerReading]:
-    named = {name.replace("_", "."): value for name, value in files.items()}
-    return lambda reading: replace(reading, cgroup={**reading.cgroup, **named})
+def cgroup(name: str, value: str | None) -> Callable[[ContainerReading], ContainerReading]:
+    def change(reading: ContainerReading) -> ContainerReading:
+        files = {key: text for key, text in reading.cgroup.items() if key != name}
+        return replace(reading, cgroup=files if value is None else {**files, name: value})
+
+    return change
 
 
 def mount(path: str, kind: str, *options: str) -> Callable[[ContainerReading], ContainerReading]:
@@ -121,19 +130,18 @@ CONTAINER: list[tuple[str, Callable[[ContainerReading], ContainerReading]]] = [
     ("private net namespace", lambda reading: replace(reading, namespaces={
         kind: True for kind in reading.namespaces if kind != "net"
     })),
-    ("memory.max", cgroup(memory_max="max")),
-    ("memory.max", cgroup(memory_max=str(65 << 20))),
-    ("memory.max", lambda reading: replace(reading, cgroup={
-        "memory.swap.max": "0", "pids.max": "32"
-    })),
-    ("memory.swap.max", lambda reading: replace(reading, cgroup={
-        **reading.cgroup, "memory.swap.max": "max"
-    })),
-    ("memory.swap.max", lambda reading: replace(reading, cgroup={
-        "memory.max": str(64 << 20), "pids.max": "32"
-    })),
-    ("pids.max", cgroup(pids_max="max")),
-    ("pids.max", cgroup(pids_max="33")),
+    *(
+        (name, cgroup(name, value))
+        for name, more in (
+            ("memory.max", str(65 << 20)),
+            ("memory.swap.max", "1"),
+            ("pids.max", "33"),
+            ("cpu.max", "100000 100000"),
+        )
+        for value in ("max", more, None)
+    ),
+    ("open files", lambda reading: replace(reading, open_files=("256", "1048576"))),
+    ("open files", lambda reading: replace(reading, open_files=None)),
     ("tmpfs /tmp", mount("/tmp", "tmpfs", "rw", "nosuid", "nodev")),
     ("tmpfs /tmp", mount("/tmp", "tmpfs", "rw", "noexec", "nodev")),
     ("tmpfs /tmp", mount("/tmp", "tmpfs", "rw", "noexec", "nosuid")),

@@ -25,13 +25,14 @@ HOSTS = {
     "kvm-root": HostFacts(Accelerator.KVM, "", 8, 8 << 30, True, True, "embedded", 108),
     "tcg-user": HostFacts(Accelerator.TCG, "", 8, 8 << 30, False, False, "embedded", None),
 }
+BASE = Path("/var/lib/vmrun/bases/0123456789abcdef")
 GUEST = Path("/var/lib/vmrun/guests/0123456789ab")
 
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Plan:
     sample = plan_of(image_of(tmp_path, []), container_plan())
-    base = replace(sample.base, directory=Path("/var/lib/vmrun/bases/0123456789abcdef"))
+    base = replace(sample.base, architecture="x86_64", directory=BASE)
     return replace(sample, base=base)
 
 
@@ -45,9 +46,7 @@ def xml_of(plan: Plan, host: HostFacts, **metadata: str) -> str:
     )
     guest = plan_guest(plan.base, host, memory, IDENTITY, cpus=1.5)
     sockets = Sockets.within(GUEST, ssh_ports=guest.ssh_ports)
-    return domain_xml(
-        guest, plan.base, sockets, metadata={**guest_metadata(plan), **metadata}
-    )
+    return domain_xml(guest, plan.base, sockets, metadata={**guest_metadata(plan), **metadata})
 
 
 def assert_valid(xml: str) -> None:
@@ -124,7 +123,7 @@ def test_the_only_disk_is_the_base_and_read_only(domain: ET.Element) -> None:
     (disk,) = domain.findall("./devices/disk")
     source = disk.find("source")
     assert source is not None
-    assert source.get("file") == "/var/lib/vmrun/bases/0123456789abcdef/root.img"
+    assert source.get("file") == str(BASE / "root.img")
     assert disk.find("readonly") is not None
     assert disk.find("shareable") is not None
 

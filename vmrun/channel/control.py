@@ -41,6 +41,10 @@ class Identity:
     lease: int
 
 
+class _Silence(GuestError):
+    """Nothing came until the deadline."""
+
+
 class ControlPort:
     """A connection to a guest's control port. Not thread-safe but for :meth:`keep_lease`."""
 
@@ -49,6 +53,7 @@ class ControlPort:
         self._buffer = bytearray()
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._pings = 0
 
     def hello(self, deadline: float, *, alive: Callable[[], bool]) -> Hello:
         """Wait until the guest has booted; ``deadline`` is a :func:`time.monotonic` value.
@@ -83,7 +88,7 @@ class ControlPort:
         )
         with self._lock:
             self._send("".join(line + "\n" for line in lines))
-            answer = self._line(deadline)
+            answer = self._answer(deadline)
         match = _HOST_KEY.fullmatch(answer)
         if match is None:
             raise GuestError(f"the guest did not take its identity: {answer[:80]!r}")
@@ -95,7 +100,7 @@ class ControlPort:
         def renew() -> None:
             while not self._stop.wait(seconds / 3):
                 try:
-                    self._ask(f"lease {seconds}", "ok lease", time.monotonic() + seconds / 3)
+                    self._ask(f"lease {seconds}", "ok lease", time.monotonic() + seconds)
                 except GuestError:
                     return
 
@@ -119,9 +124,25 @@ class ControlPort:
     def _ask(self, request: str, expected: str, deadline: float) -> None:
         with self._lock:
             self._send(request + "\n")
-            answer = self._line(deadline)
+            answer = self._answer(deadline)
         if answer != expected:
             raise GuestError(f"the guest answered {answer[:80]!r} to {request!r}")
+
+    def _answer(self, deadline: float) -> str:
+        """The next line that is no answer to a ping. After a second of silence a ping is sent:
+        now and then a guest sleeps on bytes that its port has, and whatever comes next wakes it."""
+        while True:
+            try:
+                line = self._line(min(deadline, time.monotonic() + 1))
+            except _Silence:
+                if time.monotonic() >= deadline:
+                    raise
+                self._pings += 1
+                self._send("ping\n")
+                continue
+            if line != "ok ping" or not self._pings:
+                return line
+            self._pings -= 1
 
     def _send(self, text: str) -> None:
         try:
@@ -135,7 +156,7 @@ class ControlPort:
                 raise GuestError("the guest sent an endless line on the control port")
             remaining = deadline - time.monotonic()
             if remaining <= 0:
-                raise GuestError("the guest did not answer on the control port in time")
+                raise _Silence("the guest did not answer on the control port in time")
             try:
                 self._sock.settimeout(min(remaining, 1.0))
                 data = self._sock.recv(_MAX_LINE)

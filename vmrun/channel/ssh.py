@@ -6,7 +6,8 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import paramiko
@@ -25,7 +26,12 @@ _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 _KEY_TYPES = ("ssh-ed25519",)
 _WINDOW = 4 << 20
 _OPEN_TIMEOUT = 60.0
-_AUTH_TIMEOUT = 60.0
+_AUTH_TIMEOUT = 30.0
+_REQUEST_TIMEOUT = 60.0
+
+_KEEPALIVE = 1
+"""Seconds of silence until a packet without meaning is sent. Once in some hundred commands a
+guest's sshd sleeps on bytes that its virtio port has; whatever comes next wakes it."""
 _HANDSHAKE_TIMEOUT = 20.0
 
 
@@ -116,22 +122,25 @@ class SshConnection:
                     "the guest's SSH host key is not the one it reported over the control port"
                 )
             transport.auth_publickey("root", client_key.as_paramiko())
+            transport.set_keepalive(_KEEPALIVE)
         except ChannelError:
             transport.close()
             raise
         except Exception as error:
             # Whatever paramiko's parser stumbled over in a hostile guest's bytes is raised here.
             transport.close()
-            raise ChannelError(f"cannot connect to the guest: {error}") from error
+            why = str(error) or "it closed the connection"
+            raise ChannelError(f"cannot connect to the guest: {why}") from error
         return cls(transport)
 
     def execute(self, command: str, *, terminal: TerminalSize | None = None) -> SshProcess:
         """Start a command of the guest's shell."""
         try:
             channel = self._transport.open_session(timeout=_OPEN_TIMEOUT)
-            if terminal is not None:
-                channel.get_pty("xterm-256color", terminal.columns, terminal.rows)
-            channel.exec_command(command)
+            with _deadline(_REQUEST_TIMEOUT, channel):
+                if terminal is not None:
+                    channel.get_pty("xterm-256color", terminal.columns, terminal.rows)
+                channel.exec_command(command)
         except Exception as error:
             # As in open(): any error of paramiko's parser.
             raise ChannelError(f"cannot run a command in the guest: {error}") from error
@@ -142,6 +151,18 @@ class SshConnection:
         closer = threading.Thread(target=self._transport.close, daemon=True)
         closer.start()
         closer.join(1.0)
+
+
+@contextmanager
+def _deadline(seconds: float, channel: paramiko.Channel) -> Iterator[None]:
+    """Close the channel if the block takes longer: paramiko waits for an answer without end."""
+    timer = threading.Timer(seconds, channel.close)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def open_connection(

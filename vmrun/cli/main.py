@@ -54,6 +54,9 @@ def options(
 
 def main() -> None:
     """Entry point: a :class:`VmrunError` becomes one line, a hint and an exit status."""
+    # QEMU runs as a user of its own, whom a narrow umask would lock out of the guest's directory;
+    # what is private is made so by name.
+    os.umask(0o022)
     sys.argv[1:] = _with_boolean_values(sys.argv[1:])
     try:
         app()

@@ -10,8 +10,8 @@ import shlex
 
 from vmrun.model.digest import Digest
 from vmrun.model.image import Compression, Descriptor, Layer
+from vmrun.model.quantity import CPU_PERIOD, cpu_quota
 from vmrun.model.workload import Limits
-from vmrun.planning.container_spec import CPU_PERIOD, cpu_quota
 from vmrun.run.ports import TerminalSize
 
 TOOL = "/usr/lib/vmrun/guest"

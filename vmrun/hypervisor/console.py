@@ -19,9 +19,9 @@ class Console:
         threading.Thread(target=self._drain, name="console", daemon=True).start()
 
     def _drain(self) -> None:
-        self._sock.settimeout(None)
         while True:
             try:
+                self._sock.settimeout(None)
                 data = self._sock.recv(16384)
             except OSError:
                 data = b""

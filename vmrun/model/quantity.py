@@ -8,6 +8,9 @@ from vmrun.model.errors import UsageError
 
 MIB = 1 << 20
 
+CPU_PERIOD = 100_000
+"""Microseconds of one accounting period of cpu.max, the kernel's default (cgroups(7))."""
+
 _SIZE = re.compile(r"([0-9]{1,15})([bkmgt]?)(?:i?b)?", re.IGNORECASE)
 _SHIFT = {"": 0, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)?")
@@ -43,3 +46,9 @@ def format_size(size: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} TiB"
+
+
+def cpu_quota(cpus: float) -> int:
+    """Microseconds of processor time in each :data:`CPU_PERIOD` for ``cpus`` cores, at least
+    the kernel's least (1 ms; kernel docs, scheduler/sched-bwc)."""
+    return max(1_000, round(cpus * CPU_PERIOD))

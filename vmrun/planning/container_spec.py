@@ -14,6 +14,7 @@ from typing import Any
 
 from vmrun.model.errors import UsageError
 from vmrun.model.plan import ContainerPlan, Tmpfs
+from vmrun.model.quantity import CPU_PERIOD, cpu_quota
 from vmrun.planning.seccomp import docker_seccomp, oci_seccomp
 
 GATE = "/usr/lib/vmrun/gate"
@@ -21,9 +22,6 @@ GATE = "/usr/lib/vmrun/gate"
 
 GATE_IN_CONTAINER = "/.vmrun-gate"
 """Where the container sees it: outside /dev, /tmp and /run, so that these can be noexec."""
-
-CPU_PERIOD = 100_000
-"""Microseconds of one accounting period of cpu.max, the kernel's default."""
 
 OOM_SCORE_ADJ = 500
 """When the guest itself runs short, the workload goes before the guest's own daemons."""
@@ -140,12 +138,6 @@ def _resources(plan: ContainerPlan) -> dict[str, Any]:
         "cpu": {"quota": cpu_quota(limits.cpus), "period": CPU_PERIOD},
         "devices": _devices(),
     }
-
-
-def cpu_quota(cpus: float) -> int:
-    """Microseconds of processor time in each :data:`CPU_PERIOD` for ``cpus`` cores, at least
-    the kernel's least (1 ms; kernel docs, scheduler/sched-bwc)."""
-    return max(1_000, round(cpus * CPU_PERIOD))
 
 
 def oci_spec(

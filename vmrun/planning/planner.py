@@ -155,7 +155,7 @@ def _user(workload: Workload, image: Image, profile: Profile) -> tuple[User, boo
     )
     if user.uid != 0 or profile.allow_root:
         if user.gid == 0 and not profile.allow_root:
-            return User(user.uid, user.uid, _without_root(user.groups), user.name, user.home), True
+            return User(user.uid, user.uid, _without_root(user.groups), user.name, user.home), False
         return User(user.uid, user.gid, _allowed(user.groups, profile), user.name, user.home), False
     if workload.user is not None:
         raise Refused(
@@ -181,7 +181,12 @@ def _container(
     mapped: bool,
     identity: RunIdentity,
 ) -> ContainerPlan:
-    env = _environment(workload, image, user)
+    hostname = workload.hostname or workload.name or identity.run_id
+    if _HOSTNAME.fullmatch(hostname) is None:
+        raise UsageError(
+            f"not a host name: {hostname!r}", hint="letters, digits and hyphens, at most 63"
+        )
+    env = _environment(workload, image, user, hostname)
     workdir = workload.workdir or image.config.working_dir or "/"
     if not workdir.startswith("/"):
         raise UsageError(f"--workdir must be absolute: {workdir!r}", hint="begin it with /")
@@ -193,11 +198,6 @@ def _container(
         env=env,
         working_dir=workdir,
     )
-    hostname = workload.hostname or workload.name or identity.run_id
-    if _HOSTNAME.fullmatch(hostname) is None:
-        raise UsageError(
-            f"not a host name: {hostname!r}", hint="letters, digits and hyphens, at most 63"
-        )
     added = {normalise_capability(name) for name in workload.cap_add}
     return ContainerPlan(
         argv=command.argv,
@@ -221,13 +221,14 @@ def _container(
     )
 
 
-def _environment(workload: Workload, image: Image, user: User) -> tuple[str, ...]:
+def _environment(workload: Workload, image: Image, user: User, hostname: str) -> tuple[str, ...]:
     """The image's, then the user's on top; PATH, HOME and HOSTNAME as docker sets them."""
     values: dict[str, str] = {"PATH": DEFAULT_PATH}
     for setting in image.config.env:
         key, _, value = setting.partition("=")
         values[key] = value
     values.setdefault("HOME", user.home)
+    values.setdefault("HOSTNAME", hostname)
     if workload.terminal:
         values.setdefault("TERM", "xterm-256color")
     values.update(workload.env)

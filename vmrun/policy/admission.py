@@ -26,7 +26,7 @@ def admit(workload: Workload, host: HostFacts, *, floor: ProfileName) -> Profile
     if workload.read_only is False and not profile.allow_writable_root:
         raise Refused(
             f"profile {profile.name} requires a read-only root",
-            hint="leave --read-only=false out and give writable paths with --tmpfs",
+            hint="leave --no-read-only out and give writable paths with --tmpfs",
         )
     for mount in workload.tmpfs:
         if mount.executable and not profile.allow_executable_tmpfs:

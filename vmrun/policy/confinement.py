@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from vmrun.model.capability import capability_mask
 from vmrun.model.live import ContainerReading, QemuReading
 from vmrun.model.plan import Plan
+from vmrun.model.quantity import CPU_PERIOD, cpu_quota
 from vmrun.model.report import Assertion
-from vmrun.planning.container_spec import CPU_PERIOD, cpu_quota
 
-_ALLOWED_DEVICES = frozenset(
-    {
-        "audio:none",
-        "channel:unix",
-        "disk:file",
-        # Ports of the chipset that libvirt lists; nothing is plugged into them.
-        "input:keyboard",
-        "input:mouse",
-        "rng:virtio",
-        "serial:unix",
-        "watchdog:itco",
-    }
-)
+# What libvirt lists of the chipset without anything plugged into it, and at most one of each.
+_CHIPSET = ("audio:none", "input:keyboard", "input:mouse", "watchdog:itco")
+_PLANNED = ("disk:file", "rng:virtio", "serial:unix")
 
 _PRIVATE = ("cgroup", "ipc", "mnt", "net", "pid", "uts")
 
@@ -41,7 +32,7 @@ def check_qemu(plan: Plan, reading: QemuReading) -> tuple[Assertion, ...]:
         yield _same("qemu", "seccomp mode", 2, reading.seccomp)
         yield _same("qemu", "no_new_privs", True, reading.no_new_privs)
         yield _same("qemu", "accelerator", str(guest.accelerator), reading.accelerator)
-        extra = sorted(set(reading.devices) - _ALLOWED_DEVICES)
+        extra = _unplanned(reading.devices, channels=guest.ssh_ports + 1)
         yield _check("qemu", "unplanned devices", "none", ", ".join(extra) or "none", not extra)
         if guest.limit_host_memory:
             limit = reading.memory_limit
@@ -127,6 +118,11 @@ def check_container(plan: Plan, reading: ContainerReading) -> tuple[Assertion, .
 def failed(assertions: tuple[Assertion, ...]) -> tuple[Assertion, ...]:
     """Those that do not hold."""
     return tuple(item for item in assertions if not item.ok)
+
+
+def _unplanned(devices: tuple[str, ...], *, channels: int) -> list[str]:
+    allowed = Counter((*_CHIPSET, *_PLANNED, *["channel:unix"] * channels))
+    return sorted((Counter(devices) - allowed).elements())
 
 
 def _check(subject: str, name: str, expected: object, actual: object, ok: bool) -> Assertion:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 from vmrun.base.store import find_base, verify_base
 from vmrun.host.accelerator import Verdict, recall, remember
@@ -24,7 +25,6 @@ from vmrun.run.provision import create_guest, wait_for_hello
 from vmrun.run.signals import SignalGuard, signal_guard
 from vmrun.run.state import StateDirectories, claim
 from vmrun.run.teardown import Teardown, remove_guest
-from vmrun.settings import load_settings
 
 TRIAL_DEADLINE = 15.0
 """Seconds for a KVM guest to boot; it takes one or two where KVM works."""
@@ -47,7 +47,7 @@ def host_facts(
 def prove(base: Base, directories: StateDirectories) -> Verdict:
     """Boot ``base`` with KVM in another process, and remember the verdict."""
     try:
-        answer = json.loads(_trial(str(base.digest)))
+        answer = json.loads(_trial(base, directories))
         booted, reason = answer["booted"], str(answer["reason"])
     except (subprocess.TimeoutExpired, ValueError, KeyError, TypeError):
         # Nothing was found out, so nothing is remembered.
@@ -61,10 +61,16 @@ def prove(base: Base, directories: StateDirectories) -> Verdict:
     return verdict
 
 
-def _trial(selector: str) -> str:
+def _trial(base: Base, directories: StateDirectories) -> str:
     """What the trial says; when we are interrupted it tears its guest down before it ends."""
+    arguments = [
+        str(base.digest),
+        str(directories.guests),
+        str(directories.cache),
+        *map(str, directories.bases),
+    ]
     with subprocess.Popen(
-        [sys.executable, "-m", "vmrun.run.accelerator", selector],
+        [sys.executable, "-m", "vmrun.run.accelerator", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -79,9 +85,8 @@ def _trial(selector: str) -> str:
                 trial.kill()
 
 
-def _try_kvm(selector: str) -> str:
+def _try_kvm(selector: str, directories: StateDirectories) -> str:
     """Boot the base with KVM; why it did not work, or empty."""
-    directories = load_settings().directories
     base = find_base(directories.bases, selector)
     verify_base(base)
     facts = read_facts(EMBEDDED, accelerator=Accelerator.KVM, reason="")
@@ -123,5 +128,7 @@ def _boot_with_kvm(
 
 
 if __name__ == "__main__":
-    why = _try_kvm(sys.argv[1])
+    _, chosen, guests, cache, *bases = sys.argv
+    places = StateDirectories(Path(guests), Path(cache), tuple(map(Path, bases)))
+    why = _try_kvm(chosen, places)
     json.dump({"booted": not why, "reason": why}, sys.stdout)

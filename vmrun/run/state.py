@@ -158,9 +158,9 @@ def _claim(guests: Path, *, name: str | None, tenant: str, connect: str) -> Gues
 def orphans(directories: StateDirectories) -> Iterator[GuestDirectory]:
     """The guests whose owner is gone and that nobody asked to keep, each now owned by us."""
     guests = directories.guests
-    if not guests.is_dir():
-        return
     try:
+        if not guests.is_dir():
+            return
         with exclusive(guests / ".lock"):
             found = list(_all(guests))
             incomplete = [p for p in guests.iterdir() if _RUN_ID.fullmatch(p.name)]
@@ -179,7 +179,11 @@ def orphans(directories: StateDirectories) -> Iterator[GuestDirectory]:
 
 def find(directories: StateDirectories, selector: str) -> tuple[Path, Intent]:
     """The guest with that name or run id; :class:`StateError` if there is none."""
-    for path, intent in _all(directories.guests):
+    try:
+        found = list(_all(directories.guests))
+    except OSError as error:
+        raise _unusable(directories.guests, error) from error
+    for path, intent in found:
         if selector in (intent.name, intent.run_id):
             return path, intent
     raise StateError(f"no guest {selector!r}", hint="it has ended, or the name is misspelt")

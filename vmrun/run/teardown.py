@@ -33,8 +33,8 @@ class Teardown:
             what, undo = self._undos.pop()
             try:
                 removed.extend(undo())
-            except VmrunError as error:
-                removed.append(Removed(what, error.message, gone=False))
+            except (VmrunError, OSError) as error:
+                removed.append(Removed(what, str(error), gone=False))
         return tuple(removed)
 
 
