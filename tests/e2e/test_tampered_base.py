@@ -31,7 +31,7 @@ def copy() -> Iterator[Base]:
     target.parent.mkdir(exist_ok=True)
     shutil.copytree(original.directory, target)
     yield find_base(directories.bases[:1], str(original.digest))
-    shutil.rmtree(target)
+    shutil.rmtree(target, ignore_errors=True)
 
 
 def flip(path: Path, offset: int) -> None:
@@ -98,6 +98,14 @@ def test_base_verify_names_the_file(vmrun: Vmrun, copy: Base) -> None:
     done = vmrun("base", "verify", str(copy.digest))
     assert done.status == 1
     assert str(copy.root) in done.err
+
+
+def test_base_rm_removes_it_and_nothing_else(vmrun: Vmrun, copy: Base) -> None:
+    done = vmrun("base", "rm", str(copy.digest))
+    assert (done.status, done.out.strip()) == (0, str(copy.digest))
+    assert not copy.directory.exists()
+    # The host's own, from which this copy was made, is still there.
+    assert vmrun("base", "verify", str(copy.digest)).status == 0
 
 
 def test_without_a_base_the_hint_builds_one(vmrun: Vmrun, busybox: str) -> None:

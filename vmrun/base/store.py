@@ -96,15 +96,24 @@ def verify_base(base: Base) -> None:
 
 
 def remove_base(base: Base) -> None:
-    """Remove a base, and the flavour's link if it is the current one."""
+    """Remove a base, and the flavour's link if it is the current one.
+
+    Raises :class:`BaseError` when it belongs to somebody else.
+    """
     bases = base.directory.parent
-    with _locked(bases):
-        link = bases / base.flavour
-        if link.is_symlink() and os.readlink(link) == base.directory.name:
-            link.unlink()
-        doomed = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=bases))
-        base.directory.rename(doomed / "base")
-        shutil.rmtree(doomed)
+    try:
+        with _locked(bases):
+            link = bases / base.flavour
+            if link.is_symlink() and os.readlink(link) == base.directory.name:
+                link.unlink()
+            doomed = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=bases))
+            base.directory.rename(doomed / "base")
+            shutil.rmtree(doomed)
+    except OSError as error:
+        raise BaseError(
+            f"cannot remove {base.directory}: {error.strerror}",
+            hint="only who built a base can remove it",
+        ) from error
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""``vmrun base``: build, list and check guest bases."""
+"""``vmrun base``: build, list, check and remove guest bases."""
 
 from __future__ import annotations
 
@@ -116,6 +116,19 @@ def verify_command(
         return
     for base in bases:
         print(f"{base.digest.short}  {base.flavour}  ok")
+
+
+@app.command("rm")
+def rm_command(
+    selector: Annotated[str, typer.Argument(help="A flavour or digest.")],
+) -> None:
+    """Remove a base; guests that run from it go on."""
+    from vmrun.base.store import find_base, remove_base
+
+    directories = load_settings().directories
+    base = find_base(directories.bases, selector)
+    remove_base(base)
+    print(base.digest)
 
 
 def _print(base: Base, *, json: bool) -> None:

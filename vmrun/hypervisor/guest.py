@@ -95,7 +95,7 @@ class Hypervisor:
 
 
 class LibvirtGuest:
-    """A guest that was created; see :class:`vmrun.run.ports.Guest`."""
+    """A guest that was created; made by :class:`Hypervisor`."""
 
     def __init__(
         self,

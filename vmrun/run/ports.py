@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
-from vmrun.model.live import ContainerReading, QemuReading
+from vmrun.model.live import ContainerReading
 from vmrun.model.plan import Plan
-from vmrun.model.report import Removed, Usage
+from vmrun.model.report import Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,22 +97,3 @@ class Engine(Protocol):
 
     def start(self, plan: Plan, connection: Connection, streams: Streams) -> RunningContainer:
         """Start the container up to the gate."""
-
-
-class Guest(Protocol):
-    """A started guest, as the hypervisor adapter sees it."""
-
-    def qemu(self) -> QemuReading:
-        """How QEMU itself is confined, read live on the host."""
-
-    def console_tail(self, lines: int = 400) -> str:
-        """The last lines of the console, made printable."""
-
-    def alive(self) -> bool:
-        """Whether it still runs."""
-
-    def destroy(self) -> tuple[Removed, ...]:
-        """End it at once and say what is gone."""
-
-
-ProgressCallback = Callable[[str], None]

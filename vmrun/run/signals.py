@@ -1,4 +1,5 @@
-"""INT, TERM and HUP end a run in an orderly way; a second one hurries the teardown."""
+"""INT, TERM and HUP end a run in an orderly way. A second one changes nothing: teardown waits for
+nobody's goodwill, so there is nothing in it to hurry."""
 
 from __future__ import annotations
 
@@ -23,11 +24,6 @@ class SignalGuard:
     def protect(self) -> None:
         """From here on signals raise nothing."""
         self._protected = True
-
-    @property
-    def hurried(self) -> bool:
-        """Whether a further signal came after the one that ended the work."""
-        return self.received > 1
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         self.received += 1
