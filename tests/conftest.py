@@ -136,9 +136,9 @@ def busybox(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"oci:{directory}:demo"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def guest_connection() -> Iterator[Callable[[Flavour], Any]]:
-    """A connection to a running guest of a flavour, the same guest for the whole session."""
+    """A connection to a running guest of a flavour: one for the whole module, gone after it."""
     guests: dict[Flavour, GuestProcess] = {}
     connections: dict[Flavour, Any] = {}
 

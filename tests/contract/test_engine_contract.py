@@ -1,6 +1,6 @@
 """What every engine must do, in a real guest; the same for crun and docker.
 
-Needs the fixture ``guest_connection``: a session-wide function that takes a :class:`Flavour` and
+Needs the fixture ``guest_connection``: a function that takes a :class:`Flavour` and
 returns a :class:`Connection` to a running guest of it (the same guest each time, with at least
 768 MiB of memory, 1 GiB for docker), or skips the test when there is no such base.
 """
