@@ -81,6 +81,11 @@ def test_images_that_are_not_there(vmrun: Vmrun, reference: str, words: list[str
     assert_failed(vmrun("run", reference, "--", "true"), 125, *words)
 
 
+def test_a_report_that_cannot_be_written_is_said_first(vmrun: Vmrun, busybox: str) -> None:
+    done = vmrun("run", busybox, "--report", "/nonexistent/report.json", "--", "true")
+    assert_failed(done, 125, "--report /nonexistent/report.json")
+
+
 def test_no_daemon_to_ask(vmrun: Vmrun) -> None:
     done = vmrun("run", "docker-daemon:x:y", "--", "true", env={"DOCKER_HOST": "unix:///none"})
     assert_failed(done, 125)

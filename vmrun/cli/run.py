@@ -112,14 +112,14 @@ def run_command(
 
 
 def _must_be_writable(report: Path | None) -> None:
+    """Said before anything is created, not after the workload has run."""
     if report is None:
         return
-    try:
-        report.touch()
-    except OSError as error:
+    place = report if report.exists() else report.absolute().parent
+    if report.is_dir() or not os.access(place, os.W_OK):
         raise UsageError(
-            f"--report {report}: {error.strerror}", hint="name a file that can be written"
-        ) from error
+            f"--report {report} cannot be written", hint="name a file in a directory of yours"
+        )
 
 
 def _silent(_text: str) -> None:
