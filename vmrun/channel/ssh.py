@@ -15,7 +15,7 @@ from tenacity import retry, retry_if_exception, stop_after_attempt
 
 from vmrun.channel.keys import ClientKey, public_line
 from vmrun.channel.unix import connect_unix
-from vmrun.model.errors import ChannelError, DeadlineExceeded
+from vmrun.model.errors import ChannelError, DeadlineExceeded, VmrunError
 from vmrun.run.ports import TerminalSize
 
 # What goes wrong in paramiko's threads is raised in ours; unhandled it would also be printed.
@@ -123,7 +123,7 @@ class SshConnection:
                 )
             transport.auth_publickey("root", client_key.as_paramiko())
             transport.set_keepalive(_KEEPALIVE)
-        except ChannelError:
+        except VmrunError:
             transport.close()
             raise
         except Exception as error:
@@ -141,6 +141,8 @@ class SshConnection:
                 if terminal is not None:
                     channel.get_pty("xterm-256color", terminal.columns, terminal.rows)
                 channel.exec_command(command)
+        except VmrunError:  # a signal has interrupted the run
+            raise
         except Exception as error:
             # As in open(): any error of paramiko's parser.
             raise ChannelError(f"cannot run a command in the guest: {error}") from error
