@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from pathlib import Path
 
 import libvirt
+import libvirt_qemu
 
 from vmrun.channel.unix import connect_unix
 from vmrun.hypervisor import process
@@ -75,6 +77,8 @@ class Hypervisor:
         pid = process.find_guest_process(identifiers.uuid)
         if pid is None:
             raise HypervisorError("QEMU ended as soon as it was started")
+        if self._embedded:
+            _end_with_the_guest(domain)
         return LibvirtGuest(domain, identifiers=identifiers, pid=pid, sockets=sockets)
 
     def destroy_leftover(self, identifiers: GuestIdentifiers) -> None:
@@ -182,6 +186,19 @@ class LibvirtGuest:
             return bool(self._domain.isActive())
         except libvirt.libvirtError as error:
             return bool(error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN)
+
+
+def _end_with_the_guest(domain: libvirt.virDomain) -> None:
+    """Make QEMU end when the guest powers itself off or resets (QMP set-action).
+
+    libvirt starts it so that it waits to be told; when our process was killed, nobody would.
+    """
+    actions = {"shutdown": "poweroff", "reboot": "shutdown"}
+    command = {"execute": "set-action", "arguments": actions}
+    try:
+        libvirt_qemu.qemuMonitorCommand(domain, json.dumps(command), 0)
+    except libvirt.libvirtError as error:
+        raise HypervisorError(f"QEMU does not take its shutdown action: {error}") from error
 
 
 def _devices(domain: ET.Element) -> list[str]:
