@@ -125,6 +125,7 @@ def test_the_core_does_nothing_but_decide(name: str) -> None:
 
 HOMES = {
     "libvirt": {"vmrun.hypervisor"},
+    "libvirt_qemu": {"vmrun.hypervisor"},
     "paramiko": {"vmrun.channel"},
     "cryptography": {"vmrun.channel"},
     "docker": {"vmrun.engine", "vmrun.image.docker_daemon"},
