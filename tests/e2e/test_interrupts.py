@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -82,7 +81,7 @@ def test_what_a_killed_run_left_goes_at_the_next_command(
 
 
 def test_a_guest_without_its_owner_powers_itself_off(
-    vmrun_program: list[str], busybox: str
+    vmrun: Callable[..., Result], vmrun_program: list[str], busybox: str
 ) -> None:
     run = start(vmrun_program, busybox)
     running(run)
@@ -97,11 +96,6 @@ def test_a_guest_without_its_owner_powers_itself_off(
     assert [path for path in guests.iterdir() if not path.name.startswith(".")], (
         "only the next command removes the directory"
     )
-
-
-def test_the_next_command_says_what_it_reclaimed(
-    vmrun: Callable[..., Result], busybox: str, tmp_path: Path
-) -> None:
     done = vmrun("run", busybox, "--", "no-such-command")
     assert "reclaimed what run" in done.err
     assert leftovers() == []

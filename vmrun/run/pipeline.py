@@ -80,8 +80,13 @@ def run(workload: Workload, options: RunOptions, streams: Streams) -> Report:
 
     Once the run has an identity nothing is raised: the report carries the error.
     """
-    clock = PhaseClock(options.announce)
     with signal_guard() as guard:
+
+        def announce(phase: str) -> None:
+            guard.check()
+            options.announce(phase)
+
+        clock = PhaseClock(announce)
         with clock.phase("reclaim"):
             for run_id, receipt in reclaim(options.directories):
                 options.note(_reclaimed(run_id, receipt))
@@ -97,6 +102,7 @@ def run(workload: Workload, options: RunOptions, streams: Streams) -> Report:
         try:
             _execute(workload, options, streams, directory, clock, outcome, teardown)
         except VmrunError as error:
+            guard.protect()
             options.on_error(error)
             outcome.error = error
             outcome.exit_status = error.exit_status

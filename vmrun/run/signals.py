@@ -18,17 +18,25 @@ class SignalGuard:
     has begun signals are only counted, because nothing may interrupt it."""
 
     def __init__(self) -> None:
-        self.received = 0
+        self._received = 0
         self._protected = False
 
     def protect(self) -> None:
         """From here on signals raise nothing."""
         self._protected = True
 
+    def check(self) -> None:
+        """Raise :class:`Interrupted` if a signal came while work goes on.
+
+        The handler does so itself; but where it strikes in a destructor or a callback of C code
+        Python drops what it raises, so that every phase asks again.
+        """
+        if self._received and not self._protected:
+            raise Interrupted(f"interrupted by {signal.Signals(self._received).name}")
+
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        self.received += 1
-        if not self._protected and self.received == 1:
-            raise Interrupted(f"interrupted by {signal.Signals(number).name}")
+        self._received = number
+        self.check()
 
 
 @contextmanager
