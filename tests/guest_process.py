@@ -17,7 +17,8 @@ from vmrun.channel.control import Identity
 from vmrun.channel.keys import ClientKey
 from vmrun.channel.ssh import SshConnection
 from vmrun.channel.unix import connect_unix
-from vmrun.hypervisor.guest import EMBEDDED, Hypervisor
+from vmrun.hypervisor.guest import Hypervisor
+from vmrun.model.plan import EMBEDDED
 from vmrun.model.quantity import MIB
 from vmrun.planning.domain_xml import Sockets, domain_xml
 from vmrun.planning.memory import plan_memory

@@ -7,7 +7,7 @@ import pwd
 from pathlib import Path
 
 from vmrun.model.errors import HypervisorError
-from vmrun.model.plan import Accelerator, HostFacts
+from vmrun.model.plan import EMBEDDED, Accelerator, HostFacts
 
 KVM = Path("/dev/kvm")
 
@@ -24,7 +24,7 @@ def read_facts(connect: str, *, accelerator: Accelerator, reason: str) -> HostFa
         memory_cgroup=privileged and has_memory_cgroup(),
         connect=connect,
         kvm_gid=kvm_group(),
-        daemon_user=None if connect == "embedded" else _daemon_user(),
+        daemon_user=None if connect == EMBEDDED else _daemon_user(),
     )
 
 

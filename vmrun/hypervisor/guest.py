@@ -19,10 +19,9 @@ from vmrun.hypervisor.connection import open_daemon, open_embedded
 from vmrun.hypervisor.console import Console
 from vmrun.model.errors import HypervisorError
 from vmrun.model.live import QemuReading
+from vmrun.model.plan import EMBEDDED
 from vmrun.model.report import Removed
 from vmrun.planning.domain_xml import NAMESPACE, Sockets
-
-EMBEDDED = "embedded"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,9 @@ from vmrun.model.base import Base
 from vmrun.model.image import Image
 from vmrun.model.workload import Limits, Workload
 
+EMBEDDED = "embedded"
+"""In place of a libvirt URI: the driver inside vmrun's own process."""
+
 
 class Accelerator(StrEnum):
     """What executes the guest's instructions. Emulation is not a security boundary."""

@@ -13,10 +13,10 @@ from pathlib import Path
 from vmrun.base.store import find_base, verify_base
 from vmrun.host.accelerator import Verdict, recall, remember
 from vmrun.host.facts import read_facts
-from vmrun.hypervisor.guest import EMBEDDED, Hypervisor
+from vmrun.hypervisor.guest import Hypervisor
 from vmrun.model.base import Base
 from vmrun.model.errors import VmrunError
-from vmrun.model.plan import Accelerator, HostFacts
+from vmrun.model.plan import EMBEDDED, Accelerator, HostFacts
 from vmrun.model.quantity import MIB
 from vmrun.planning.domain_xml import Sockets, domain_xml
 from vmrun.planning.memory import plan_memory

@@ -17,10 +17,10 @@ from vmrun.channel.control import Identity
 from vmrun.channel.keys import ClientKey
 from vmrun.channel.ssh import SshConnection, open_connection
 from vmrun.engine.selection import make_engine
-from vmrun.hypervisor.guest import EMBEDDED, Hypervisor
+from vmrun.hypervisor.guest import Hypervisor
 from vmrun.image.fetch import fetch
 from vmrun.model.errors import DeadlineExceeded, GuestError, HardeningError, VmrunError
-from vmrun.model.plan import Plan
+from vmrun.model.plan import EMBEDDED, Plan
 from vmrun.model.report import Assertion, Receipt, Removed, Report, Usage
 from vmrun.model.workload import ProfileName, Workload
 from vmrun.planning.domain_xml import Sockets, domain_xml, guest_metadata

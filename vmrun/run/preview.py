@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vmrun.base.store import find_base
 from vmrun.image.fetch import fetch
-from vmrun.model.plan import Plan
+from vmrun.model.plan import EMBEDDED, Plan
 from vmrun.model.workload import ProfileName, Workload
 from vmrun.planning.domain_xml import Sockets, domain_xml, guest_metadata
 from vmrun.planning.planner import RunIdentity, make_plan
@@ -31,7 +31,7 @@ class Preview:
 def preview(workload: Workload, directories: StateDirectories, *, floor: ProfileName) -> Preview:
     """Plan ``workload``. An accelerator that was not tried yet is not tried now."""
     base = find_base(directories.bases, workload.base or workload.engine.flavour)
-    connect = workload.connect or "embedded"
+    connect = workload.connect or EMBEDDED
     host = host_facts(base, directories, connect=connect, may_try=False)
     profile = admit(workload, host, floor=floor)
     with tempfile.TemporaryDirectory(prefix="vmrun-plan.") as scratch:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from vmrun.hypervisor.remains import remains, remove_remains
 from vmrun.model.errors import HypervisorError, VmrunError
+from vmrun.model.plan import EMBEDDED
 from vmrun.model.report import Receipt, Removed
 from vmrun.run.state import GuestDirectory, Intent, StateDirectories, orphans
-
-EMBEDDED = "embedded"
 
 Undo = Callable[[], Iterable[Removed]]
 
