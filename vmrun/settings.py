@@ -19,6 +19,8 @@ from vmrun.run.state import StateDirectories
 
 SITE_FILE = Path("/etc/vmrun/config.toml")
 SYSTEM_STATE = Path("/var/lib/vmrun")
+_POLICY = "policy.json"
+_RULES = "trust.toml"
 
 _DEFAULTS = {
     "profile": ProfileName.RESTRICTED.value,
@@ -29,12 +31,22 @@ _DEFAULTS = {
     "pids_limit": "128",
     "connect": "embedded",
     "state_dir": "",
+    "policy": "",
+    "trust_rules": "",
+    "advisories": "",
+    "cert_dir": "",
+    "auth_file": "",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What applies when a flag does not say otherwise; ``floor`` is the least strict profile."""
+    """What applies when a flag does not say otherwise; ``floor`` is the least strict profile.
+
+    ``trust_files`` are pairs of a signature policy and trust rules, the site's first; an image
+    must satisfy every one that exists. ``advisories`` is a folder of offline OSV databases,
+    ``cert_dirs`` hold ``HOST[:PORT]/*.crt``, the first that has the registry counts.
+    """
 
     profile: ProfileName
     floor: ProfileName
@@ -44,6 +56,21 @@ class Settings:
     pids_limit: str
     connect: str
     directories: StateDirectories
+    trust_files: tuple[TrustFiles, ...]
+    advisories: Path
+    cert_dirs: tuple[Path, ...]
+    auth_file: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrustFiles:
+    """A signature policy and the trust rules beside it; neither has to exist. ``named`` says
+    that a user named the file, so that it must exist."""
+
+    policy: Path
+    rules: Path
+    policy_named: bool = False
+    rules_named: bool = False
 
 
 def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
@@ -65,6 +92,7 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
             f"{user_file}: minimum_profile {wanted} is below this site's {floor}",
             hint=f"remove it, or set {floor} or stricter",
         )
+    directories = _directories(values["state_dir"], env)
     return Settings(
         profile=_profile(values["profile"], "profile"),
         floor=wanted,
@@ -73,8 +101,32 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
         cpus=values["cpus"],
         pids_limit=values["pids_limit"],
         connect=values["connect"],
-        directories=_directories(values["state_dir"], env),
+        directories=directories,
+        trust_files=(
+            TrustFiles(SITE_FILE.with_name(_POLICY), SITE_FILE.with_name(_RULES)),
+            TrustFiles(
+                policy=_path(values["policy"]) or user_file.with_name(_POLICY),
+                rules=_path(values["trust_rules"]) or user_file.with_name(_RULES),
+                policy_named=bool(values["policy"]),
+                rules_named=bool(values["trust_rules"]),
+            ),
+        ),
+        advisories=_path(values["advisories"]) or directories.advisories,
+        cert_dirs=_cert_dirs(values["cert_dir"], user_file.parent),
+        auth_file=_path(values["auth_file"]),
     )
+
+
+def _path(value: str) -> Path | None:
+    return Path(value).absolute() if value else None
+
+
+def _cert_dirs(named: str, user: Path) -> tuple[Path, ...]:
+    """Where docker and podman look for a registry's own CA, after vmrun's own folders."""
+    if named:
+        return (Path(named).absolute(),)
+    places = (user, SITE_FILE.parent, Path("/etc/containers"), Path("/etc/docker"))
+    return tuple(place / "certs.d" for place in places)
 
 
 def _home(env: Mapping[str, str]) -> Path:

@@ -63,6 +63,9 @@ ALLOWED = {
     "planning": {"model", "policy"},
     "image": {"model"},
     "base": {"model"},
+    "trust": {"model", "policy", "image"},
+    "scan": {"model", "policy", "image"},
+    "journal": {"model"},
     # The ports that an adapter implements are declared by who uses it.
     "channel": {"model", "vmrun.run.ports"},
     "engine": {"model", "planning", "vmrun.run.ports"},
@@ -71,9 +74,11 @@ ALLOWED = {
     "settings": {"model", "policy", "vmrun.run.state"},
     "run": {
         "model", "policy", "planning", "image", "base", "channel", "engine", "hypervisor", "host",
+        "trust", "scan", "journal",
     },
     "cli": {
-        "model", "settings", "planning", "image", "base", "host", "run",
+        "model", "settings", "policy", "planning", "image", "base", "host", "run", "trust", "scan",
+        "journal",
     },
     "__main__": {"cli"},
 }  # fmt: skip
@@ -127,7 +132,13 @@ HOMES = {
     "libvirt": {"vmrun.hypervisor"},
     "libvirt_qemu": {"vmrun.hypervisor"},
     "paramiko": {"vmrun.channel"},
-    "cryptography": {"vmrun.channel"},
+    "cryptography": {"vmrun.channel", "vmrun.trust"},
+    "nacl": {"vmrun.trust"},
+    "tuf": {"vmrun.trust"},
+    "securesystemslib": {"vmrun.trust"},
+    "urllib3": {"vmrun.image.registry"},
+    "univers": {"vmrun.scan"},
+    "cvss": {"vmrun.scan"},
     "docker": {"vmrun.engine", "vmrun.image.docker_daemon"},
     "requests": {"vmrun.engine", "vmrun.image.docker_daemon"},
     "zstandard": {"vmrun.image"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vmrun.image.reference import parse_reference
+from vmrun.model.digest import Digest
 from vmrun.model.errors import UsageError
 from vmrun.model.image import Reference, Transport
 
@@ -23,6 +24,18 @@ ID = "sha256:" + "a" * 64
         ("docker-archive:a.tar:h:5000/d", Reference(Transport.DOCKER_ARCHIVE, "a.tar", "h:5000/d")),
         ("docker-daemon:demo:1", Reference(Transport.DOCKER_DAEMON, "demo:1")),
         (f"docker-daemon:{ID}", Reference(Transport.DOCKER_DAEMON, ID)),
+        ("r.example.com/app:1", Reference(Transport.DOCKER, "r.example.com/app", "1")),
+        ("localhost/a/b:x", Reference(Transport.DOCKER, "localhost/a/b", "x")),
+        ("127.0.0.1:5000/app:1", Reference(Transport.DOCKER, "127.0.0.1:5000/app", "1")),
+        ("[::1]:5000/app:1", Reference(Transport.DOCKER, "[::1]:5000/app", "1")),
+        (
+            f"r.example.com/app@{ID}",
+            Reference(Transport.DOCKER, "r.example.com/app", None, Digest.parse(ID)),
+        ),
+        (
+            f"r.example.com/app:1@{ID}",
+            Reference(Transport.DOCKER, "r.example.com/app", "1", Digest.parse(ID)),
+        ),
     ],
 )
 def test_reads_every_transport(text: str, expected: Reference) -> None:
@@ -31,14 +44,34 @@ def test_reads_every_transport(text: str, expected: Reference) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("docker://r.example.com/app:1", "r.example.com/app:1"),
+        ("r.example.com/app", "r.example.com/app:latest"),
+        ("R.Example.com/app:1", "r.example.com/app:1"),
+        ("docker.io/alpine:3", "docker.io/library/alpine:3"),
+    ],
+)
+def test_says_what_a_shorter_form_means(text: str, meant: str) -> None:
+    assert str(parse_reference(text)) == meant
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("alpine", "registry are not supported yet"),
-        ("alpine:3.20", "registry are not supported yet"),
-        ("", "registry are not supported yet"),
-        ("docker://alpine", "transport 'docker' is not supported"),
+        ("alpine", "names no registry"),
+        ("alpine:3.20", "names no registry"),
+        ("library/alpine", "names no registry"),
+        ("", "not an image reference"),
+        ("docker://alpine", "names no registry"),
         ("dir:/images", "transport 'dir' is not supported"),
-        ("OCI:/images", "registry are not supported yet"),
+        ("OCI:/images", "not an image reference"),
+        ("r.example.com/App", "not an image reference"),
+        ("r.example.com/a/../b", "not an image reference"),
+        ("http://r.example.com/a", "transport 'http' is not supported"),
+        ("r.example.com/app@sha256:abc", "not a digest"),
+        ("user@r.example.com/app", "names no registry"),
+        ("r.example.com/" + "a" * 255, "more than 255 characters"),
         ("oci:", "the path is empty"),
         ("oci-archive::tag", "the path is empty"),
         ("oci:dir:", "'' cannot name an image"),
@@ -57,5 +90,5 @@ def test_reads_every_transport(text: str, expected: Reference) -> None:
 def test_refuses_the_rest_with_a_hint(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         parse_reference(text)
-    assert "oci" in caught.value.hint or "docker-" in caught.value.hint
+    assert any(form in caught.value.hint for form in ("oci", "docker-", "HOST"))
     assert len(caught.value.message) < 500

@@ -18,6 +18,9 @@ HEAVY = (
     "zstandard",
     "rich",
     "requests",
+    "urllib3",
+    "tuf",
+    "univers",
     "pydantic",
 )
 

@@ -55,7 +55,8 @@ def plan_command(
         _print(result.plan)
         return
     document: dict[str, Any] = as_json(result.plan)
-    del document["image"]["tree"]["entries"]
+    for listing in ("entries", "contents"):
+        del document["image"]["tree"][listing]
     document["domain_xml"] = result.domain_xml
     document["oci_spec"] = oci_spec(
         result.plan.container, rootfs="rootfs", cgroup_path="/vmrun/container"

@@ -26,7 +26,7 @@ from vmrun.image.oci import OciSource
 from vmrun.image.source import Resolved, Source
 from vmrun.image.tree import LookupFailed, walk
 from vmrun.model.digest import Digest
-from vmrun.model.errors import ImageError, ImageTooLarge
+from vmrun.model.errors import DigestMismatch, ImageError, ImageTooLarge
 from vmrun.model.image import FileTree, Image, Layer, Reference, Transport
 
 
@@ -48,11 +48,20 @@ def fetch(
     with new_layout(directory, bounds) as layout:
         with _open(reference, directory, architecture, bounds) as source:
             resolved = source.resolve()
+            _must_be_pinned(reference, resolved)
             manifest = _copy(resolved, source, layout, bounds)
         with writing(directory):
             image = _judge(reference, resolved, manifest, layout, architecture, bounds)
         layout.finish(resolved.descriptor)
     return image
+
+
+def _must_be_pinned(reference: Reference, resolved: Resolved) -> None:
+    if reference.digest is not None and reference.digest not in resolved.lineage:
+        raise DigestMismatch(
+            f"{reference} leads to {resolved.descriptor.digest}, not to the digest it names",
+            hint="the image was changed; find out why before you use its new digest",
+        )
 
 
 def _open(
@@ -114,6 +123,7 @@ def _judge(
         layers=layers,
         tree=_tree(layers, layout, limits),
         layout=layout.directory,
+        lineage=resolved.lineage,
     )
 
 
@@ -139,7 +149,13 @@ def _tree(layers: tuple[Layer, ...], layout: LayoutWriter, limits: ImageLimits) 
         _account_file("/etc/passwd", flattener, layers, layout, limits),
         _account_file("/etc/group", flattener, layers, layout, limits),
     )
-    return FileTree(flattener.entries, accounts, groups, flattener.peak_bytes)
+    return FileTree(
+        entries=flattener.entries,
+        accounts=accounts,
+        groups=groups,
+        contents=flattener.located(),
+        unpacked_bytes=flattener.peak_bytes,
+    )
 
 
 def _account_file(

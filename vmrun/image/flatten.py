@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from vmrun.image.layer import Change, LayerEntry, unsafe
 from vmrun.image.tree import BeyondRoot, LookupFailed, NoEntry, TooManyLinks, join, parent, walk
-from vmrun.model.image import FileEntry
+from vmrun.model.image import FileContent, FileEntry
 
 GATE = "/.vmrun-gate"
 """Where vmrun binds its gate in the container (docs/reference/guest-contract.md)."""
@@ -47,6 +47,13 @@ class Flattener:
         self._children: dict[str, set[str]] = {"/": set()}
         self._layer = -1
         self._where = ""
+
+    def located(self) -> dict[str, FileContent]:
+        """Where the bytes of each file of the tree are."""
+        return {
+            path: FileContent(content.layer, content.offset, content.size)
+            for path, content in self.contents.items()
+        }
 
     def apply(self, entries: Sequence[LayerEntry], where: str) -> None:
         """Apply the next layer; ``where`` names it in errors."""

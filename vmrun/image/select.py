@@ -35,10 +35,23 @@ def select(
     """
     tagged = _tagged(parse_index(index, where, None, limits), where, tag)
     descriptor = _for_platform(tagged, where, architecture)
+    return follow(descriptor, where, architecture, read, limits)
+
+
+def follow(
+    descriptor: Descriptor,
+    where: str,
+    architecture: str,
+    read: Callable[[Descriptor], bytes],
+    limits: ImageLimits,
+) -> Resolved:
+    """Go from a manifest or an index to the manifest for the platform, hashing each step."""
+    indexes: list[Digest] = []
     for _ in range(limits.indexes):
         data = _checked(descriptor, read, limits)
         if descriptor.media_type in MANIFEST_TYPES:
-            return Resolved(descriptor, data)
+            return Resolved(descriptor, data, tuple(indexes))
+        indexes.append(descriptor.digest)
         inner = f"index {descriptor.digest}"
         entries = parse_index(data, inner, descriptor, limits)
         descriptor = _for_platform(_images(entries), inner, architecture)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from vmrun.image.streams import Readable
+from vmrun.model.digest import Digest
 from vmrun.model.image import Descriptor
 
 
@@ -16,6 +17,13 @@ class Resolved:
 
     descriptor: Descriptor
     data: bytes
+    indexes: tuple[Digest, ...] = ()
+    """The indexes that led to it, outermost first; each was hashed."""
+
+    @property
+    def lineage(self) -> tuple[Digest, ...]:
+        """The digests of all that led to the manifest, and its own."""
+        return (*self.indexes, self.descriptor.digest)
 
 
 class Source(Protocol):

@@ -17,19 +17,35 @@ class Transport(StrEnum):
     OCI_ARCHIVE = "oci-archive"
     DOCKER_ARCHIVE = "docker-archive"
     DOCKER_DAEMON = "docker-daemon"
+    DOCKER = "docker"
+    """A registry that speaks the OCI distribution protocol."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """An image by transport. ``path`` is a directory or file (or, for docker-daemon, the
-    daemon's own reference); ``tag`` picks one image of several."""
+    """An image by transport. ``path`` is a directory or file, the daemon's own reference for
+    docker-daemon, or ``HOST[:PORT]/REPOSITORY`` for a registry; ``tag`` picks one image of
+    several. ``digest`` pins it: the manifest, or an index that leads to it, must have it."""
 
     transport: Transport
     path: str
     tag: str | None = None
+    digest: Digest | None = None
 
     def __str__(self) -> str:
-        return f"{self.transport}:{self.path}" + (f":{self.tag}" if self.tag else "")
+        prefix = "" if self.transport is Transport.DOCKER else f"{self.transport}:"
+        tag = f":{self.tag}" if self.tag else ""
+        return f"{prefix}{self.path}{tag}" + (f"@{self.digest}" if self.digest else "")
+
+    @property
+    def host(self) -> str:
+        """A registry reference's ``HOST[:PORT]``; empty for other transports."""
+        return self.path.partition("/")[0] if self.transport is Transport.DOCKER else ""
+
+    @property
+    def repository(self) -> str:
+        """A registry reference's path in the registry; empty for other transports."""
+        return self.path.partition("/")[2] if self.transport is Transport.DOCKER else ""
 
 
 class Compression(StrEnum):
@@ -99,6 +115,16 @@ class FileEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class FileContent:
+    """Where the bytes of a file are: ``layer`` counts from the lowest, ``offset`` is in that
+    layer's unpacked tar."""
+
+    layer: int
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class FileTree:
     """The flattened image (layers and whiteouts applied), by absolute path without a
     trailing slash (the root is ``/``). Hard links appear as files. Bytes of a name that
@@ -109,6 +135,8 @@ class FileTree:
     """Lines of /etc/passwd, in order."""
     groups: Mapping[str, int] = field(default_factory=dict)
     """Lines of /etc/group, by name."""
+    contents: Mapping[str, FileContent] = field(default_factory=dict)
+    """The bytes of each regular file, by the same paths; hard links share theirs."""
     unpacked_bytes: int = 0
     """The most that lies on disk while the layers are applied one after the other: each
     file's size in whole pages of 4 KiB."""
@@ -127,6 +155,9 @@ class Image:
     layers: tuple[Layer, ...]
     tree: FileTree
     layout: Path
+    lineage: tuple[Digest, ...] = ()
+    """What the reference led through, each hashed: indexes first, the manifest last. A signature
+    of any of them is a signature of this image."""
 
     def blob_path(self, digest: Digest) -> Path:
         """Where the layout keeps a blob."""

@@ -35,6 +35,36 @@ class StateDirectories:
     cache: Path
     bases: tuple[Path, ...]
 
+    @property
+    def images(self) -> Path:
+        """Pulled blobs, and what is known of each image."""
+        return self.guests.parent / "images"
+
+    @property
+    def scans(self) -> Path:
+        """What scans have found, by image digest."""
+        return self.guests.parent / "scans"
+
+    @property
+    def ledger(self) -> Path:
+        """The newest signature seen for each name."""
+        return self.guests.parent / "ledger"
+
+    @property
+    def catalogues(self) -> Path:
+        """Trusted metadata of TUF catalogues."""
+        return self.guests.parent / "catalogues"
+
+    @property
+    def journal(self) -> Path:
+        """What happened, for good."""
+        return self.guests.parent / "journal"
+
+    @property
+    def advisories(self) -> Path:
+        """Offline databases of advisories, unless the settings name others."""
+        return self.guests.parent / "advisories"
+
 
 @dataclass(frozen=True, slots=True)
 class Intent:

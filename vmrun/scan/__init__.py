@@ -1,0 +1,1 @@
+"""What an image contains, what is known to be wrong with it, and the verdict."""

@@ -1,0 +1,1 @@
+"""Signatures, attestations and the decision whether an image may run."""
