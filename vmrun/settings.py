@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmrun.model.errors import SettingsError
+from vmrun.model.trust import TrustFiles
 from vmrun.model.workload import EngineName, ProfileName
 from vmrun.policy.profiles import PROFILES
 from vmrun.run.state import StateDirectories
@@ -60,17 +61,6 @@ class Settings:
     advisories: Path
     cert_dirs: tuple[Path, ...]
     auth_file: Path | None
-
-
-@dataclass(frozen=True, slots=True)
-class TrustFiles:
-    """A signature policy and the trust rules beside it; neither has to exist. ``named`` says
-    that a user named the file, so that it must exist."""
-
-    policy: Path
-    rules: Path
-    policy_named: bool = False
-    rules_named: bool = False
 
 
 def load_settings(environment: Mapping[str, str] | None = None) -> Settings:

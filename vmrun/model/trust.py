@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from vmrun.model.digest import Digest
 
@@ -48,3 +49,14 @@ class Trust:
     insecure: bool = False
     catalogue: str = ""
     """What the TUF catalogue said of the reference, if one was asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrustFiles:
+    """A signature policy and the trust rules beside it; neither has to exist. ``named`` says
+    that a user named the file, so that it must exist."""
+
+    policy: Path
+    rules: Path
+    policy_named: bool = False
+    rules_named: bool = False
