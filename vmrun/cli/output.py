@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from enum import Enum
+from enum import Enum, IntEnum
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,6 +19,8 @@ def as_json(value: object) -> Any:
     """A value of the model as JSON's own types; field names are the schema."""
     if isinstance(value, Digest | Path):
         return str(value)
+    if isinstance(value, IntEnum):
+        return value.name.lower()  # the numbers only order them
     if isinstance(value, Enum):
         return value.value
     if is_dataclass(value) and not isinstance(value, type):

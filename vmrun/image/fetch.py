@@ -27,7 +27,75 @@ from vmrun.image.source import Resolved, Source
 from vmrun.image.tree import LookupFailed, walk
 from vmrun.model.digest import Digest
 from vmrun.model.errors import DigestMismatch, ImageError, ImageTooLarge
-from vmrun.model.image import FileTree, Image, Layer, Reference, Transport
+from vmrun.model.image import FileTree, Image, ImageDigests, Layer, Reference, Transport
+
+
+class FoundImage:
+    """An image that was resolved to its manifest, once, and of which nothing else was read."""
+
+    def __init__(
+        self,
+        reference: Reference,
+        source: Source,
+        layout: LayoutWriter,
+        architecture: str,
+        limits: ImageLimits,
+    ) -> None:
+        self.reference = reference
+        self._source = source
+        self._layout = layout
+        self._architecture = architecture
+        self._limits = limits
+        self._resolved = source.resolve()
+        _must_be_pinned(reference, self._resolved)
+        self._manifest = parse_manifest(self._resolved.data, self._resolved.descriptor, limits)
+        check_document_size(self._manifest.config, limits)
+
+    @property
+    def digests(self) -> ImageDigests:
+        """What it is made of: enough to decide whether it may run."""
+        return ImageDigests(
+            lineage=self._resolved.lineage,
+            config=self._manifest.config.digest,
+            layers=tuple(layer.digest for layer in self._manifest.layers),
+        )
+
+    def fetch(self) -> Image:
+        """Copy and hash every blob, and judge every layer. Raises as :func:`fetch` does."""
+        directory = self._layout.directory
+        _copy(self._resolved, self._manifest, self._source, self._layout)
+        with writing(directory):
+            image = _judge(
+                self.reference,
+                self._resolved,
+                self._manifest,
+                self._layout,
+                self._architecture,
+                self._limits,
+            )
+        self._layout.finish(self._resolved.descriptor)
+        return image
+
+
+@contextmanager
+def find_image(
+    reference: Reference,
+    directory: Path,
+    *,
+    architecture: str = "amd64",
+    limits: ImageLimits | None = None,
+) -> Iterator[FoundImage]:
+    """Resolve ``reference``; :meth:`FoundImage.fetch` then fills ``directory`` (new or empty).
+
+    Between the two a caller decides whether it wants the image at all: an image that may not
+    run is not even downloaded. When the block ends with an error nothing stays in ``directory``.
+    """
+    bounds = limits or ImageLimits()
+    with (
+        new_layout(directory, bounds) as layout,
+        _open(reference, directory, architecture, bounds) as source,
+    ):
+        yield FoundImage(reference, source, layout, architecture, bounds)
 
 
 def fetch(
@@ -44,16 +112,8 @@ def fetch(
     nothing stays in ``directory``. Raises :class:`ImageError` or one of its kinds, and
     :class:`StateError` when ``directory`` cannot be written.
     """
-    bounds = limits or ImageLimits()
-    with new_layout(directory, bounds) as layout:
-        with _open(reference, directory, architecture, bounds) as source:
-            resolved = source.resolve()
-            _must_be_pinned(reference, resolved)
-            manifest = _copy(resolved, source, layout, bounds)
-        with writing(directory):
-            image = _judge(reference, resolved, manifest, layout, architecture, bounds)
-        layout.finish(resolved.descriptor)
-    return image
+    with find_image(reference, directory, architecture=architecture, limits=limits) as found:
+        return found.fetch()
 
 
 def _must_be_pinned(reference: Reference, resolved: Resolved) -> None:
@@ -87,17 +147,12 @@ def _open_path(
             yield DockerArchiveSource(files, tag, limits)
 
 
-def _copy(
-    resolved: Resolved, source: Source, layout: LayoutWriter, limits: ImageLimits
-) -> Manifest:
+def _copy(resolved: Resolved, manifest: Manifest, source: Source, layout: LayoutWriter) -> None:
     descriptor = resolved.descriptor
     layout.add(descriptor, BytesIO(resolved.data), f"manifest {descriptor.digest}")
-    manifest = parse_manifest(resolved.data, descriptor, limits)
-    check_document_size(manifest.config, limits)
     for blob in (manifest.config, *manifest.layers):
         with source.open(blob) as stream:
             layout.add(blob, stream, source.describe(blob))
-    return manifest
 
 
 def _judge(

@@ -143,6 +143,29 @@ class FileTree:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageDigests:
+    """All that an image is made of, known from its manifest before any blob is read.
+
+    ``lineage`` is what the reference led through, each hashed: indexes first, the manifest last.
+    A signature of any of them is a signature of this image.
+    """
+
+    lineage: tuple[Digest, ...]
+    config: Digest
+    layers: tuple[Digest, ...]
+
+    @property
+    def manifest(self) -> Digest:
+        """The manifest's digest: the image's only name."""
+        return self.lineage[-1]
+
+    @property
+    def all(self) -> tuple[Digest, ...]:
+        """Every one of them."""
+        return (*self.lineage, self.config, *self.layers)
+
+
+@dataclass(frozen=True, slots=True)
 class Image:
     """A fetched image: every blob was hashed and lies in ``layout`` (an OCI layout)."""
 
@@ -156,8 +179,16 @@ class Image:
     tree: FileTree
     layout: Path
     lineage: tuple[Digest, ...] = ()
-    """What the reference led through, each hashed: indexes first, the manifest last. A signature
-    of any of them is a signature of this image."""
+    """As in :class:`ImageDigests`."""
+
+    @property
+    def digests(self) -> ImageDigests:
+        """All that it is made of."""
+        return ImageDigests(
+            lineage=self.lineage or (self.digest,),
+            config=self.config_blob.digest,
+            layers=tuple(layer.blob.digest for layer in self.layers),
+        )
 
     def blob_path(self, digest: Digest) -> Path:
         """Where the layout keeps a blob."""

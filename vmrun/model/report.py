@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vmrun.model.scan import BillOfHealth
+from vmrun.model.trust import Trust
+
 
 @dataclass(frozen=True, slots=True)
 class Phase:
@@ -85,3 +88,9 @@ class Report:
     hint: str = ""
     details: str = ""
     warnings: tuple[str, ...] = ()
+    lineage: tuple[str, ...] = ()
+    """Digests from what the reference named to the manifest, each hashed."""
+    trust: Trust | None = None
+    """Why the image may run; None if the run ended before that was decided."""
+    health: BillOfHealth | None = None
+    """What its scan said; None where no gate requires one."""

@@ -14,7 +14,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from vmrun.host.lock import exclusive
@@ -80,6 +80,13 @@ class Intent:
     owner: int
     created: float
     kept_until: float = 0.0
+    image: str = ""
+    """The reference of what it runs, once that was verified."""
+    image_digest: str = ""
+    digests: tuple[str, ...] = ()
+    """All digests of that image, and ``keys``, the ids of the keys that vouched for it: what a
+    later revocation is compared with."""
+    keys: tuple[str, ...] = ()
 
 
 class GuestDirectory:
@@ -102,9 +109,19 @@ class GuestDirectory:
 
     def keep(self, seconds: float) -> None:
         """Mark it as kept for a look, until ``seconds`` from now."""
-        kept = Intent(**(asdict(self.intent) | {"kept_until": time.time() + seconds}))
-        _write_intent(self.path, kept)
-        self.intent = kept
+        self._change(replace(self.intent, kept_until=time.time() + seconds))
+
+    def note_image(
+        self, image: str, digest: str, *, digests: tuple[str, ...], keys: tuple[str, ...]
+    ) -> None:
+        """Write down what it is about to run and who vouched for that."""
+        self._change(
+            replace(self.intent, image=image, image_digest=digest, digests=digests, keys=keys)
+        )
+
+    def _change(self, intent: Intent) -> None:
+        _write_intent(self.path, intent)
+        self.intent = intent
 
     def remove(self) -> bool:
         """Delete it and everything in it; whether it is gone."""
@@ -207,6 +224,30 @@ def orphans(directories: StateDirectories) -> Iterator[GuestDirectory]:
             yield GuestDirectory(path, intent, lock)
 
 
+def alive(directories: StateDirectories) -> tuple[Intent, ...]:
+    """The guests that have an owner, or that were kept for a look."""
+    guests = directories.guests
+    if not guests.is_dir():
+        return ()
+    try:
+        # A claim in progress must not find its lock taken by our look at it.
+        with exclusive(guests / ".lock"):
+            return tuple(
+                intent
+                for path, intent in _all(guests)
+                if intent.kept_until > time.time() or _owned(path)
+            )
+    except OSError as error:
+        raise _unusable(guests, error) from error
+
+
+def _owned(path: Path) -> bool:
+    lock = _take(path)
+    if lock is not None:
+        os.close(lock)
+    return lock is None and path.exists()
+
+
 def find(directories: StateDirectories, selector: str) -> tuple[Path, Intent]:
     """The guest with that name or run id; :class:`StateError` if there is none."""
     try:
@@ -241,8 +282,10 @@ def _all(guests: Path) -> Iterator[tuple[Path, Intent]]:
 
 def _read_intent(path: Path) -> Intent | None:
     try:
-        return Intent(**json.loads((path / "intent.json").read_text()))
-    except (OSError, ValueError, TypeError):
+        fields = json.loads((path / "intent.json").read_text())
+        lists = {name: tuple(fields.get(name, ())) for name in ("digests", "keys")}
+        return Intent(**(fields | lists))
+    except (OSError, ValueError, TypeError, AttributeError):
         return None
 
 
