@@ -23,7 +23,7 @@ from vmrun.image.document import Document, parse_objects
 from vmrun.image.files import ArchiveFiles, read_document
 from vmrun.image.limits import ImageLimits
 from vmrun.image.manifest import OCI_CONFIG, OCI_LAYER_TYPES, OCI_MANIFEST, parse_index
-from vmrun.image.source import Resolved
+from vmrun.image.source import Resolved, Transfer
 from vmrun.image.streams import CHUNK, Readable, read_exactly, reading
 from vmrun.model.digest import Digest
 from vmrun.model.errors import DigestMismatch, ImageError, ImageNotFound, ImageTooLarge
@@ -76,6 +76,10 @@ class DockerArchiveSource:
         ]
         data = _manifest(config, layers)
         return Resolved(Descriptor(OCI_MANIFEST, Digest.of(data), len(data)), data)
+
+    def prepare(self, blobs: Sequence[Descriptor]) -> Transfer:
+        """Nothing moves: the blobs are here."""
+        return Transfer(present=len(blobs))
 
     def open(self, blob: Descriptor) -> AbstractContextManager[Readable]:
         """The bytes of the config or a layer."""

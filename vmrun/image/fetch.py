@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from vmrun.image.accounts import parse_accounts
 from vmrun.image.config import check_platform, parse_config
@@ -23,7 +24,9 @@ from vmrun.image.manifest import (
     parse_manifest,
 )
 from vmrun.image.oci import OciSource
-from vmrun.image.source import Resolved, Source
+from vmrun.image.registry.options import RegistryOptions
+from vmrun.image.source import Resolved, Source, Transfer
+from vmrun.image.store import ImageStore
 from vmrun.image.tree import LookupFailed, walk
 from vmrun.model.digest import Digest
 from vmrun.model.errors import DigestMismatch, ImageError, ImageTooLarge
@@ -50,6 +53,8 @@ class FoundImage:
         _must_be_pinned(reference, self._resolved)
         self._manifest = parse_manifest(self._resolved.data, self._resolved.descriptor, limits)
         check_document_size(self._manifest.config, limits)
+        self.transfer = Transfer()
+        """What :meth:`fetch` had to move over a network."""
 
     @property
     def digests(self) -> ImageDigests:
@@ -63,7 +68,7 @@ class FoundImage:
     def fetch(self) -> Image:
         """Copy and hash every blob, and judge every layer. Raises as :func:`fetch` does."""
         directory = self._layout.directory
-        _copy(self._resolved, self._manifest, self._source, self._layout)
+        self.transfer = _copy(self._resolved, self._manifest, self._source, self._layout)
         with writing(directory):
             image = _judge(
                 self.reference,
@@ -84,16 +89,19 @@ def find_image(
     *,
     architecture: str = "amd64",
     limits: ImageLimits | None = None,
+    registry: RegistryOptions | None = None,
+    store: ImageStore | None = None,
 ) -> Iterator[FoundImage]:
     """Resolve ``reference``; :meth:`FoundImage.fetch` then fills ``directory`` (new or empty).
 
     Between the two a caller decides whether it wants the image at all: an image that may not
     run is not even downloaded. When the block ends with an error nothing stays in ``directory``.
+    What comes from a registry is kept in ``store``, by default one that goes away again.
     """
     bounds = limits or ImageLimits()
     with (
         new_layout(directory, bounds) as layout,
-        _open(reference, directory, architecture, bounds) as source,
+        _open(reference, directory, architecture, bounds, registry, store) as source,
     ):
         yield FoundImage(reference, source, layout, architecture, bounds)
 
@@ -104,6 +112,8 @@ def fetch(
     *,
     architecture: str = "amd64",
     limits: ImageLimits | None = None,
+    registry: RegistryOptions | None = None,
+    store: ImageStore | None = None,
 ) -> Image:
     """Copy the image into an OCI layout in ``directory`` (new or empty) and judge it.
 
@@ -112,7 +122,14 @@ def fetch(
     nothing stays in ``directory``. Raises :class:`ImageError` or one of its kinds, and
     :class:`StateError` when ``directory`` cannot be written.
     """
-    with find_image(reference, directory, architecture=architecture, limits=limits) as found:
+    with find_image(
+        reference,
+        directory,
+        architecture=architecture,
+        limits=limits,
+        registry=registry,
+        store=store,
+    ) as found:
         return found.fetch()
 
 
@@ -124,12 +141,38 @@ def _must_be_pinned(reference: Reference, resolved: Resolved) -> None:
         )
 
 
+@contextmanager
 def _open(
-    reference: Reference, scratch: Path, architecture: str, limits: ImageLimits
-) -> AbstractContextManager[Source]:
+    reference: Reference,
+    scratch: Path,
+    architecture: str,
+    limits: ImageLimits,
+    registry: RegistryOptions | None,
+    store: ImageStore | None,
+) -> Iterator[Source]:
     if reference.transport is Transport.DOCKER_DAEMON:
-        return open_daemon_image(reference.path, scratch, limits)
-    return _open_path(reference, scratch, architecture, limits)
+        with open_daemon_image(reference.path, scratch, limits) as daemon:
+            yield daemon
+    elif reference.transport is Transport.DOCKER:
+        # Not loaded for the other transports: it takes a tenth of a second.
+        from vmrun.image.registry.repository import Repository
+        from vmrun.image.registry.source import RegistrySource
+
+        repository = Repository(reference, registry or RegistryOptions(), limits=limits)
+        with _store(store, scratch) as blobs:
+            yield RegistrySource(repository, blobs, architecture, limits)
+    else:
+        with _open_path(reference, scratch, architecture, limits) as files:
+            yield files
+
+
+@contextmanager
+def _store(store: ImageStore | None, scratch: Path) -> Iterator[ImageStore]:
+    if store is not None:
+        yield store
+        return
+    with writing(scratch), TemporaryDirectory(prefix="vmrun-store.", dir=scratch.parent) as path:
+        yield ImageStore(Path(path))
 
 
 @contextmanager
@@ -147,12 +190,14 @@ def _open_path(
             yield DockerArchiveSource(files, tag, limits)
 
 
-def _copy(resolved: Resolved, manifest: Manifest, source: Source, layout: LayoutWriter) -> None:
+def _copy(resolved: Resolved, manifest: Manifest, source: Source, layout: LayoutWriter) -> Transfer:
     descriptor = resolved.descriptor
+    transfer = source.prepare((manifest.config, *manifest.layers))
     layout.add(descriptor, BytesIO(resolved.data), f"manifest {descriptor.digest}")
     for blob in (manifest.config, *manifest.layers):
         with source.open(blob) as stream:
             layout.add(blob, stream, source.describe(blob))
+    return transfer
 
 
 def _judge(

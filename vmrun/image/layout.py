@@ -48,7 +48,7 @@ class LayoutWriter:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             partial = path.parent / _PARTIAL
             with _create(partial) as file:
-                _copy_exactly(blob, stream, file, what)
+                copy_exactly(blob, stream, file, what)
             partial.rename(path)
         self._stored.add(blob.digest)
 
@@ -136,7 +136,8 @@ def _create(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, flags, 0o600), "wb", buffering=0)
 
 
-def _copy_exactly(blob: Descriptor, stream: Readable, file: BinaryIO, what: str) -> None:
+def copy_exactly(blob: Descriptor, stream: Readable, file: BinaryIO, what: str) -> None:
+    """Copy a blob, hashing it; refuses bytes of another digest or size."""
     hasher = blob.digest.hasher()
     left = blob.size
     # One byte more than is left shows whether the blob ends where it should.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 from vmrun.image.document import parse_object
 from vmrun.image.files import read_document
 from vmrun.image.limits import ImageLimits
 from vmrun.image.select import select
-from vmrun.image.source import Files, Resolved
+from vmrun.image.source import Files, Resolved, Transfer
 from vmrun.image.streams import Readable
 from vmrun.model.errors import ImageError, ImageNotFound
 from vmrun.model.image import Descriptor
@@ -31,6 +32,10 @@ class OciSource:
         index = read_document(self._files, "index.json", self._limits)
         where = self._files.describe("index.json")
         return select(index, where, self._tag, self._architecture, self._read, self._limits)
+
+    def prepare(self, blobs: Sequence[Descriptor]) -> Transfer:
+        """Nothing moves: the blobs are here."""
+        return Transfer(present=len(blobs))
 
     def open(self, blob: Descriptor) -> AbstractContextManager[Readable]:
         """The bytes of a blob."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -26,11 +27,25 @@ class Resolved:
         return (*self.indexes, self.descriptor.digest)
 
 
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """How many blobs moved over a network, and how many were where they should be already;
+    ``bytes`` are those that moved."""
+
+    moved: int = 0
+    present: int = 0
+    bytes: int = 0
+
+
 class Source(Protocol):
     """An image where it was found. Nothing that it gives is trusted."""
 
     def resolve(self) -> Resolved:
         """Find the manifest."""
+        ...
+
+    def prepare(self, blobs: Sequence[Descriptor]) -> Transfer:
+        """Told once which blobs will be opened, so that they can be got all together."""
         ...
 
     def open(self, blob: Descriptor) -> AbstractContextManager[Readable]:

@@ -1,0 +1,124 @@
+"""Proving to a registry who we are: Basic (RFC 7617) and bearer tokens (the distribution
+project's token specification, token/jwt and token/oauth).
+
+Credentials go to the registry that they are for, and to the token server that this registry
+names over an authenticated connection: that is how the protocol works, so a registry is
+trusted with the credentials that were filed under its name. They never travel unencrypted,
+except on this host.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlencode, urlsplit, urlunsplit
+
+from vmrun.image.document import Document, parse_object
+from vmrun.image.limits import KIB, ImageLimits
+from vmrun.image.registry.challenge import Challenge, parse_challenges
+from vmrun.image.registry.credentials import Credentials
+from vmrun.image.registry.transport import Transport
+from vmrun.model.errors import ImageError
+
+_ANSWER = 64 * KIB
+_CLIENT = "vmrun"
+_SHORTEST = 60.0
+"""Seconds that a token lives when the server does not say (the token specification)."""
+_MARGIN = 10.0
+_LIMITS = ImageLimits()
+
+
+@dataclass(slots=True)
+class _Token:
+    value: str
+    expires: float
+
+
+class RegistryAuth:
+    """The Authorization header for requests to one repository; threads may share it.
+
+    ``scope`` is the access that is asked for, e.g. ``repository:team/app:pull,push``.
+    """
+
+    def __init__(self, transport: Transport, credentials: Credentials | None, scope: str) -> None:
+        self._transport = transport
+        self._credentials = credentials
+        self._scope = scope
+        self._lock = threading.Lock()
+        self._basic = False
+        self._token: _Token | None = None
+        self._rounds = 0
+
+    @property
+    def account(self) -> str:
+        """The user name that the registry knows us by; empty for nobody."""
+        return self._credentials.user if self._credentials and self._rounds else ""
+
+    def header(self) -> str | None:
+        """What to send now; None before the registry has asked."""
+        with self._lock:
+            if self._basic and self._credentials:
+                return self._credentials.basic
+            if self._token and self._token.expires > time.monotonic():
+                return f"Bearer {self._token.value}"
+            return None
+
+    def answer(self, challenges: str) -> bool:
+        """Take up the first challenge that we can answer."""
+        with self._lock:
+            self._rounds += 1
+            for challenge in parse_challenges(challenges):
+                if challenge.scheme == "bearer" and "realm" in challenge.parameters:
+                    self._token = self._ask(challenge)
+                    return True
+                if challenge.scheme == "basic" and self._can_be_basic() and not self._basic:
+                    self._basic = True
+                    return True
+            return False
+
+    def _can_be_basic(self) -> bool:
+        return self._credentials is not None and not self._credentials.identity_token
+
+    def _ask(self, challenge: Challenge) -> _Token:
+        realm = challenge.parameters["realm"]
+        self._transport.check_url(realm)
+        fields = {"scope": challenge.parameters.get("scope") or self._scope}
+        if service := challenge.parameters.get("service", ""):
+            fields["service"] = service
+        if self._credentials and self._credentials.identity_token:
+            status, data = self._refresh(realm, fields, self._credentials.identity_token)
+        else:
+            status, data = self._get(realm, fields)
+        where = f"answer of token server {urlsplit(realm).netloc[:200]}"
+        if status != 200:
+            raise ImageError(
+                f"{where}: it gives no token (status {status})",
+                hint=f"log in again: docker login {self._transport.host}",
+            )
+        return _token(parse_object(data, where, _LIMITS))
+
+    def _get(self, realm: str, fields: Mapping[str, str]) -> tuple[int, bytes]:
+        parts = urlsplit(realm)
+        query = "&".join(filter(None, (parts.query, urlencode(fields))))
+        url = urlunsplit((parts.scheme, parts.netloc, parts.path, query, ""))
+        headers = {"Authorization": self._credentials.basic} if self._credentials else {}
+        return self._transport.get_foreign(url, headers, _ANSWER)
+
+    def _refresh(self, realm: str, fields: Mapping[str, str], token: str) -> tuple[int, bytes]:
+        form = {
+            "grant_type": "refresh_token",
+            "client_id": _CLIENT,
+            "refresh_token": token,
+            **fields,
+        }
+        return self._transport.post_foreign(realm, urlencode(form).encode(), _ANSWER)
+
+
+def _token(answer: Document) -> _Token:
+    value = answer.text("token", "") or answer.text("access_token", "")
+    if not value or not value.isascii() or not value.isprintable() or " " in value:
+        raise ImageError(f"{answer.where}: it holds no token", hint="ask who runs the registry")
+    lifetime = answer.integer("expires_in") if "expires_in" in answer else _SHORTEST
+    return _Token(value, time.monotonic() + max(lifetime, _SHORTEST) - _MARGIN)
