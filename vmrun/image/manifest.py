@@ -3,6 +3,7 @@ image manifest, version 2, schema 2, which has the same shape under other names.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -37,6 +38,7 @@ OCI_LAYER_TYPES: Mapping[Compression, str] = {
 }
 
 REF_NAME = "org.opencontainers.image.ref.name"
+_ATTACHED = re.compile(r"sha256-[0-9a-f]{64}(?:\.(?:sig|att|sbom))?")
 _ATTESTATION = ("vnd.docker.reference.type", "attestation-manifest")
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1"
 
@@ -61,7 +63,8 @@ class IndexEntry:
     platform: Platform | None
     ref_name: str
     attestation: bool
-    """Whether it describes another image rather than being one (BuildKit)."""
+    """Whether it describes another image rather than being one: BuildKit's provenance, cosign's
+    signatures (by the tag that they have), or an artifact of any other type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +173,9 @@ def _entry(item: Document) -> IndexEntry:
             fields.text("os"), fields.text("architecture"), fields.text("variant", "")
         )
     key, value = _ATTESTATION
-    return IndexEntry(
-        descriptor, platform, annotations.get(REF_NAME, ""), annotations.get(key) == value
-    )
+    name = annotations.get(REF_NAME, "")
+    attached = bool(item.text("artifactType", "") or _ATTACHED.fullmatch(name))
+    return IndexEntry(descriptor, platform, name, annotations.get(key) == value or attached)
 
 
 def check_document_size(descriptor: Descriptor, limits: ImageLimits) -> None:

@@ -74,6 +74,10 @@ class CommandNotExecutable(ImageError):
     exit_status = EXIT_NOT_EXECUTABLE
 
 
+class TrustError(VmrunError):
+    """A key, a signature or an attestation cannot be used; never a reason to trust."""
+
+
 class Refused(VmrunError):
     """Policy does not allow this run; nothing was created."""
 

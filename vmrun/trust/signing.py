@@ -1,0 +1,59 @@
+"""Signing: one claim, written down in either or both of cosign's formats."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+from vmrun.image.artifacts import ArtifactStore
+from vmrun.model.image import Descriptor
+from vmrun.model.trust import SignatureFormat
+from vmrun.trust.attached import append_under_tag, attach_bundle
+from vmrun.trust.bundle import SIGN_PREDICATE, make_bundle
+from vmrun.trust.dsse import Subject, sign_envelope, statement
+from vmrun.trust.keys import PrivateKey
+from vmrun.trust.signatures import PAYLOAD_TYPE, SIGNATURE, SUFFIX
+from vmrun.trust.simple_signing import Payload, check_annotations, make_payload
+
+
+def sign_image(
+    store: ArtifactStore,
+    subject: Descriptor,
+    identity: str,
+    key: PrivateKey,
+    *,
+    now: float,
+    formats: Sequence[SignatureFormat] = tuple(SignatureFormat),
+    annotations: Mapping[str, str] | None = None,
+) -> None:
+    """Say with ``key`` that the manifest or index ``subject`` is called ``identity``.
+
+    ``identity`` is ``HOST/REPOSITORY:TAG``; ``now`` in seconds since 1970 goes into the signature.
+    Signatures that are there stay. Raises :class:`TrustError`, and :class:`ImageError` when the
+    store refuses.
+    """
+    more = dict(annotations or {})
+    check_annotations(more)
+    said = Payload(subject.digest, identity, creator(), int(now))
+    if SignatureFormat.SIMPLE_SIGNING in formats:
+        payload = make_payload(said, more)
+        signature = base64.b64encode(key.sign(payload)).decode()
+        layer = (PAYLOAD_TYPE, payload, {SIGNATURE: signature})
+        append_under_tag(store, subject.digest, SUFFIX, [layer])
+    if SignatureFormat.BUNDLE in formats:
+        predicate = {**more, "creator": said.creator, "timestamp": said.timestamp}
+        text = statement(Subject(identity, subject.digest), SIGN_PREDICATE, predicate)
+        bundle = make_bundle(sign_envelope(text, key), key.public.key_id)
+        attach_bundle(store, subject, bundle, SIGN_PREDICATE, rfc3339(now))
+
+
+def creator() -> str:
+    """What made a signature."""
+    return f"vmrun {version('vmrun')}"
+
+
+def rfc3339(seconds: float) -> str:
+    """Seconds since 1970 as RFC 3339 has it, in UTC."""
+    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

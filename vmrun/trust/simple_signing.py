@@ -1,0 +1,82 @@
+"""The simple signing payload (containers-signature(5), "The atomic container signature" of cosign):
+one key says that one manifest has one name.
+
+Fields that the reader does not know are refused, as containers/image does, because they might
+restrict what is said.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vmrun.image.document import Document, parse_object
+from vmrun.image.limits import ImageLimits
+from vmrun.model.digest import Digest
+from vmrun.model.errors import ImageError, TrustError
+
+TYPE = "cosign container image signature"
+LARGEST_PAYLOAD = 64 * 1024
+_LIMITS = ImageLimits(document=LARGEST_PAYLOAD)
+_RESERVED = ("creator", "timestamp")
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """What is signed; ``timestamp`` in seconds since 1970, by the signer's own clock."""
+
+    digest: Digest
+    identity: str
+    creator: str = ""
+    timestamp: int | None = None
+
+
+def make_payload(payload: Payload, annotations: Mapping[str, str]) -> bytes:
+    """The payload as JSON; annotations cannot replace the fields that vmrun sets."""
+    optional: dict[str, object] = dict(sorted(annotations.items()))
+    optional |= {"creator": payload.creator, "timestamp": payload.timestamp}
+    document = {
+        "critical": {
+            "identity": {"docker-reference": payload.identity},
+            "image": {"docker-manifest-digest": str(payload.digest)},
+            "type": TYPE,
+        },
+        "optional": {key: value for key, value in optional.items() if value not in ("", None)},
+    }
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def check_annotations(annotations: Mapping[str, str]) -> None:
+    """Refuse annotations that would pass for the signer's own fields."""
+    for key in _RESERVED:
+        if key in annotations:
+            raise TrustError(f"annotation {key!r} is vmrun's own", hint="choose another name")
+
+
+def parse_payload(data: bytes, where: str) -> Payload:
+    """Read a payload strictly. Raises :class:`TrustError`."""
+    try:
+        document = parse_object(data, where, _LIMITS)
+        _only(document, {"critical", "optional"}, where)
+        critical = document.nested("critical")
+        _only(critical, {"identity", "image", "type"}, where)
+        identity, image = critical.nested("identity"), critical.nested("image")
+        _only(identity, {"docker-reference"}, where)
+        _only(image, {"docker-manifest-digest"}, where)
+        if critical.text("type") != TYPE:
+            raise TrustError(f"{where}: type {critical.text('type')[:80]!r} is not {TYPE!r}")
+        optional = document.nested("optional")
+        return Payload(
+            digest=Digest.parse(image.text("docker-manifest-digest")),
+            identity=identity.text("docker-reference"),
+            creator=optional.text("creator", ""),
+            timestamp=optional.integer("timestamp") if "timestamp" in optional else None,
+        )
+    except ImageError as error:
+        raise TrustError(error.message) from None
+
+
+def _only(document: Document, known: set[str], where: str) -> None:
+    if unknown := sorted(set(document.names()) - known):
+        raise TrustError(f"{where}: unknown field {unknown[0][:80]!r}")
