@@ -23,6 +23,7 @@ from vmrun.settings import load_settings
 __all__ = ["dockerd"]
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+ANYTHING = '{"default": [{"type": "insecureAcceptAnything"}]}'
 _CONTRACT_MEMORY = {Flavour.MINIMAL: 768, Flavour.DOCKER: 1024}
 
 
@@ -74,14 +75,16 @@ def own_state() -> Iterator[None]:
     directory = tempfile.mkdtemp(prefix="vmrun-")
     # QEMU runs as a user of its own and must be able to walk through.
     Path(directory).chmod(0o711)
-    before = os.environ.get("VMRUN_STATE_DIR")
-    os.environ["VMRUN_STATE_DIR"] = directory
-    yield
+    policy = Path(directory, "policy.json")
+    policy.write_text(ANYTHING)
+    policy.chmod(0o644)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VMRUN_STATE_DIR", directory)
+        # What these tests run is mostly made by themselves and unsigned. Tests of trust name
+        # policies of their own.
+        patch.setenv("VMRUN_POLICY", str(policy))
+        yield
     shutil.rmtree(directory, ignore_errors=True)
-    if before is None:
-        del os.environ["VMRUN_STATE_DIR"]
-    else:
-        os.environ["VMRUN_STATE_DIR"] = before
 
 
 @pytest.fixture(scope="session")

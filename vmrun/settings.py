@@ -63,8 +63,13 @@ class Settings:
     auth_file: Path | None
 
 
-def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
-    """Read the files and the environment. Raises :class:`SettingsError`."""
+def load_settings(
+    environment: Mapping[str, str] | None = None, *, flags: Mapping[str, str] | None = None
+) -> Settings:
+    """Read the files and the environment; ``flags`` count before both.
+
+    Raises :class:`SettingsError`.
+    """
     env = os.environ if environment is None else environment
     user_file = Path(env.get("XDG_CONFIG_HOME") or _home(env) / ".config") / "vmrun" / "config.toml"
     site = _read(SITE_FILE)
@@ -74,7 +79,7 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
         for key in _DEFAULTS
         if key != "minimum_profile" and f"VMRUN_{key.upper()}" in env
     }
-    values = {**_DEFAULTS, **site, **user, **variables}
+    values = {**_DEFAULTS, **site, **user, **variables, **(flags or {})}
     floor = _profile(site.get("minimum_profile", _DEFAULTS["minimum_profile"]), SITE_FILE)
     wanted = _profile(values["minimum_profile"], user_file)
     if PROFILES[wanted].strictness < PROFILES[floor].strictness:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vmrun.cli import image_options as i
 from vmrun.cli import options as o
 from vmrun.cli.output import as_json, note, print_json
-from vmrun.model.plan import Plan
 from vmrun.model.quantity import format_size
 from vmrun.model.workload import EngineName
-from vmrun.settings import load_settings
+
+if TYPE_CHECKING:
+    from vmrun.run.preview import Preview
 
 
 def plan_command(
@@ -38,26 +40,42 @@ def plan_command(
     engine: o.Engine = None,
     base: o.Base = None,
     connect: o.Connect = None,
+    plain_http: i.PlainHttp = False,
+    cert_dir: i.CertDir = None,
+    authfile: i.AuthFile = None,
+    policy: i.Policy = None,
+    trust_rules: i.TrustRules = None,
+    advisories: i.Advisories = None,
     json: Annotated[
         bool, typer.Option("--json", help="The whole plan, with domain XML and OCI spec.")
     ] = False,
 ) -> None:
     """Print what run would do with the same options, without creating a thing."""
-    settings = load_settings()
+    settings = i.settings_with(
+        cert_dir=cert_dir,
+        authfile=authfile,
+        policy=policy,
+        trust_rules=trust_rules,
+        advisories=advisories,
+    )
     raw = o.RawOptions(**{key: value for key, value in locals().items() if key in o.NAMES})
     workload = o.make_workload(raw, settings, dict(os.environ))
 
     from vmrun.planning.container_spec import docker_create, oci_spec
     from vmrun.run.preview import preview
 
-    result = preview(workload, settings.directories, floor=settings.floor)
+    images = i.image_options(settings, plain_http=plain_http)
+    result = preview(workload, settings.directories, images, floor=settings.floor)
+    for text in result.notes:
+        note(text)
     if not json:
-        _print(result.plan)
+        _print(result)
         return
     document: dict[str, Any] = as_json(result.plan)
     for listing in ("entries", "contents"):
         del document["image"]["tree"][listing]
     document["domain_xml"] = result.domain_xml
+    document["trust"] = as_json(result.trust)
     document["oci_spec"] = oci_spec(
         result.plan.container, rootfs="rootfs", cgroup_path="/vmrun/container"
     )
@@ -71,11 +89,14 @@ def plan_command(
     print_json(document)
 
 
-def _print(plan: Plan) -> None:
+def _print(preview: Preview) -> None:
+    plan, trust = preview.plan, preview.trust
     container, guest, memory = plan.container, plan.guest, plan.guest.memory
     rows = [
         ("image", f"{plan.image.reference}"),
         ("digest", str(plan.image.digest)),
+        ("signed by", ", ".join(sorted({c.key_id for c in trust.claims})) or "NOT verified"),
+        ("policy", ", ".join(name for name, _ in trust.policies)),
         ("base", f"{plan.base.flavour} {plan.base.digest.short} ({plan.base.kernel_release})"),
         ("engine", str(plan.workload.engine)),
         ("profile", str(plan.workload.profile)),

@@ -10,11 +10,11 @@ from typing import Annotated
 
 import typer
 
+from vmrun.cli import image_options as i
 from vmrun.cli import options as o
 from vmrun.cli.output import note, print_error, print_json
 from vmrun.cli.streams import workload_streams
 from vmrun.model.errors import UsageError, VmrunError
-from vmrun.settings import load_settings
 
 
 def run_command(
@@ -40,6 +40,12 @@ def run_command(
     engine: o.Engine = None,
     base: o.Base = None,
     connect: o.Connect = None,
+    plain_http: i.PlainHttp = False,
+    cert_dir: i.CertDir = None,
+    authfile: i.AuthFile = None,
+    policy: i.Policy = None,
+    trust_rules: i.TrustRules = None,
+    advisories: i.Advisories = None,
     interactive: Annotated[
         bool, typer.Option("--interactive", "-i", help="Pass stdin to the workload.")
     ] = False,
@@ -66,7 +72,13 @@ def run_command(
     Exits with the container's own status; 123 refused by policy, 124 deadline, 125 vmrun failed,
     126 and 127 as docker, 130 interrupted.
     """
-    settings = load_settings()
+    settings = i.settings_with(
+        cert_dir=cert_dir,
+        authfile=authfile,
+        policy=policy,
+        trust_rules=trust_rules,
+        advisories=advisories,
+    )
     raw = o.RawOptions(**{key: value for key, value in locals().items() if key in o.NAMES})
     workload = o.make_workload(
         raw,
@@ -81,12 +93,15 @@ def run_command(
 
     from vmrun.run.pipeline import RunOptions
     from vmrun.run.pipeline import run as run_pipeline
+    from vmrun.run.remember import Memory
 
     _must_be_writable(report)
     progress = sys.stderr.isatty() and not quiet and not terminal
     run_options = RunOptions(
         directories=settings.directories,
         floor=settings.floor,
+        images=i.image_options(settings, plain_http=plain_http),
+        memory=Memory(settings.directories),
         announce=_show_phase if progress else _silent,
         note=_silent if quiet else _note_over_progress if progress else note,
         on_error=_show_traceback,

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import NoReturn
+from enum import StrEnum
+from typing import NoReturn, TypeVar
 
 from vmrun.image.limits import ImageLimits
 from vmrun.model.errors import ImageError, ImageTooLarge
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
 
 
 class Document:
@@ -40,6 +43,20 @@ class Document:
         if type(value) is not int or value < 0:
             self._wrong(key, "a whole number")
         return value
+
+    def real(self, key: str) -> float:
+        """A number."""
+        value = self._fields.get(key)
+        if type(value) not in (int, float):
+            self._wrong(key, "a number")
+        return float(value)  # type: ignore[arg-type]
+
+    def choice(self, key: str, choices: type[_Choice]) -> _Choice:
+        """One of an enumeration's values."""
+        text = self.text(key)
+        if text not in [choice.value for choice in choices]:
+            self._wrong(key, f"one of {', '.join(choice.value for choice in choices)}")
+        return choices(text)
 
     def nested(self, key: str) -> Document:
         """A nested object; empty when the field is missing or null."""

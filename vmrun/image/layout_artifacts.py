@@ -8,16 +8,13 @@ writer that is killed leaves the layout as it was.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 
 from vmrun.image.artifacts import Referrer, StoredManifest
 from vmrun.image.document import parse_object
+from vmrun.image.durable import locked_directory, replace_file
 from vmrun.image.files import DirectoryFiles, read_document
 from vmrun.image.layout import writing
 from vmrun.image.limits import ImageLimits
@@ -95,7 +92,7 @@ class LayoutArtifacts:
         path = self._path(blob.digest)
         with writing(self._directory):
             path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(path, data)
+            replace_file(path, data, mode=0o644)
         return blob
 
     def put_manifest(self, media_type: str, data: bytes, tag: str | None = None) -> Descriptor:
@@ -143,12 +140,13 @@ class LayoutArtifacts:
     def _change_index(
         self, change: Callable[[list[dict[str, object]]], list[dict[str, object]]]
     ) -> None:
-        with writing(self._directory), _locked(self._directory):
+        with writing(self._directory), locked_directory(self._directory):
             self._entries()  # judged before it is changed
             path = self._directory / "index.json"
             index = json.loads(path.read_bytes())
             index["manifests"] = change(index["manifests"])
-            _replace(path, json.dumps(index, separators=(",", ":")).encode())
+            data = json.dumps(index, separators=(",", ":")).encode()
+            replace_file(path, data, mode=0o644)
 
 
 def _tag(entry: dict[str, object]) -> object:
@@ -158,30 +156,3 @@ def _tag(entry: dict[str, object]) -> object:
 
 def _same(entry: dict[str, object], fields: dict[str, object]) -> bool:
     return entry.get("digest") == fields["digest"] and not _tag(entry)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file so that it is there with all of its bytes, or as it was."""
-    descriptor, name = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(name)
-        raise
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """One writer of the index at a time; the directory itself is what is locked."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
+from vmrun.image.durable import PARTIAL
 from vmrun.image.layout import copy_exactly, writing
 from vmrun.image.limits import ImageLimits
 from vmrun.image.streams import Readable, open_regular
@@ -21,7 +22,6 @@ from vmrun.model.digest import Digest
 from vmrun.model.errors import ImageTooLarge
 from vmrun.model.image import Descriptor
 
-_PARTIAL = ".partial-"
 _ABANDONED = 24 * 3600.0
 
 
@@ -55,7 +55,7 @@ class ImageStore:
         with writing(self.root):
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(prefix=_PARTIAL, dir=path.parent)
+            descriptor, name = tempfile.mkstemp(prefix=PARTIAL, dir=path.parent)
             try:
                 with os.fdopen(descriptor, "wb", buffering=0) as file:
                     copy_exactly(blob, stream, file, what)
@@ -74,7 +74,7 @@ class ImageStore:
         """All blobs that are there."""
         for folder in sorted(self._folders()):
             for path in sorted(folder.iterdir()):
-                if not path.name.startswith(_PARTIAL):
+                if not path.name.startswith(PARTIAL):
                     yield Digest.parse(f"{folder.name}:{path.name}")
 
     def remove(self, digest: Digest) -> int:
@@ -96,7 +96,7 @@ class ImageStore:
         freed = 0
         with writing(self.root):
             for folder in self._folders():
-                for path in folder.glob(f"{_PARTIAL}*"):
+                for path in folder.glob(f"{PARTIAL}*"):
                     with suppress(FileNotFoundError):
                         status = path.stat()
                         if status.st_mtime < time.time() - older_than:

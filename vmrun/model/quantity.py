@@ -13,8 +13,8 @@ CPU_PERIOD = 100_000
 
 _SIZE = re.compile(r"([0-9]{1,15})([bkmgt]?)(?:i?b)?", re.IGNORECASE)
 _SHIFT = {"": 0, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40}
-_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)?")
-_SECONDS = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)?")
+_SECONDS = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def parse_size(text: str, *, option: str) -> int:
@@ -28,7 +28,7 @@ def parse_size(text: str, *, option: str) -> int:
 
 
 def parse_duration(text: str, *, option: str) -> float:
-    """Seconds of ``30``, ``30s``, ``500ms``, ``5m`` or ``1h``; zero is refused."""
+    """Seconds of ``30``, ``30s``, ``500ms``, ``5m``, ``1h`` or ``7d``; zero is refused."""
     match = _DURATION.fullmatch(text.strip())
     seconds = float(match[1]) * _SECONDS[match[2]] if match else 0.0
     if seconds <= 0:
@@ -46,6 +46,14 @@ def format_size(size: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} TiB"
+
+
+def format_age(seconds: float) -> str:
+    """How long something took or is ago, in its largest unit: ``3 d``."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
 
 
 def cpu_quota(cpus: float) -> int:

@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from vmrun.base.store import find_base, verify_base
@@ -18,20 +19,24 @@ from vmrun.channel.keys import ClientKey
 from vmrun.channel.ssh import SshConnection, open_connection
 from vmrun.engine.selection import make_engine
 from vmrun.hypervisor.guest import Hypervisor
-from vmrun.image.fetch import fetch
 from vmrun.model.errors import DeadlineExceeded, GuestError, HardeningError, VmrunError
+from vmrun.model.image import Image
 from vmrun.model.plan import EMBEDDED, Plan
 from vmrun.model.report import Assertion, Receipt, Removed, Report, Usage
+from vmrun.model.trust import Trust
 from vmrun.model.workload import ProfileName, Workload
 from vmrun.planning.domain_xml import Sockets, domain_xml, guest_metadata
 from vmrun.planning.planner import RunIdentity, make_plan
 from vmrun.policy.admission import admit
+from vmrun.policy.chain import chain
 from vmrun.policy.confinement import check_container, check_qemu, failed
 from vmrun.run.accelerator import host_facts
 from vmrun.run.clock import PhaseClock
+from vmrun.run.images import ImageOptions, find, verify
 from vmrun.run.keep import keep_guest
 from vmrun.run.ports import RunningContainer, Streams
 from vmrun.run.provision import Provisioned, boot_failure, create_guest, wait_for_hello
+from vmrun.run.remember import Memory
 from vmrun.run.signals import signal_guard
 from vmrun.run.state import GuestDirectory, StateDirectories, claim
 from vmrun.run.teardown import Teardown, reclaim, remove_guest
@@ -46,6 +51,8 @@ class Outcome:
 
     plan: Plan | None = None
     guest: ReachedGuest | None = None
+    lineage: tuple[str, ...] = ()
+    trust: Trust | None = None
     assertions: tuple[Assertion, ...] = ()
     usage: Usage = field(default_factory=Usage)
     delivered: int = 0
@@ -70,6 +77,8 @@ class RunOptions:
 
     directories: StateDirectories
     floor: ProfileName
+    images: ImageOptions
+    memory: Memory
     announce: Callable[[str], None]
     note: Callable[[str], None]
     on_error: Callable[[VmrunError], None]
@@ -110,7 +119,13 @@ def run(workload: Workload, options: RunOptions, streams: Streams) -> Report:
             guard.protect()
             with clock.phase("teardown"):
                 receipt = _tear_down(workload, directory, outcome, teardown)
-    return _report(workload, directory, clock, outcome, receipt)
+    report = _report(workload, directory, clock, outcome, receipt)
+    try:
+        options.memory.ended(report)
+    except VmrunError as error:
+        options.on_error(error)
+        options.note(f"the end of this run is not in the journal: {error.message}")
+    return report
 
 
 def _execute(
@@ -130,8 +145,7 @@ def _execute(
         profile = admit(workload, host, floor=options.floor)
     with clock.phase("verify base"):
         verify_base(base)
-    with clock.phase("fetch"):
-        image = fetch(workload.image, directory.image)
+    image = _admitted_image(workload, options, directory, clock, outcome)
     with clock.phase("plan"):
         identity = RunIdentity(intent.run_id, intent.uuid, intent.slot)
         plan = make_plan(
@@ -140,6 +154,9 @@ def _execute(
         outcome.plan = plan
         for warning in plan.warnings:
             options.note(warning)
+    if outcome.trust is not None:
+        fields = {"accelerator": str(host.accelerator), "profile": str(workload.profile)}
+        options.memory.starts(intent.run_id, image, outcome.trust, fields)
     with clock.phase("provision"):
         provisioned = _provision(plan, directory, directories, teardown)
     with clock.phase("boot"):
@@ -163,6 +180,39 @@ def _execute(
     with clock.phase("collect"):
         outcome.qemu_memory = provisioned.guest.qemu().pss
         outcome.usage = container.usage()
+
+
+def _admitted_image(
+    workload: Workload,
+    options: RunOptions,
+    directory: GuestDirectory,
+    clock: PhaseClock,
+    outcome: Outcome,
+) -> Image:
+    """The image, if policy lets it run. What may not run is not even downloaded."""
+    directories = options.directories
+    layers = options.images.layers()
+    with ExitStack() as stack:
+        with clock.phase("find"):
+            found = stack.enter_context(
+                find(workload.image, directory.image, directories, options.images)
+            )
+            outcome.lineage = tuple(str(digest) for digest in found.digests.lineage)
+        with clock.phase("verify"):
+            verified = verify(workload.image, found.digests, layers, directories, options.images)
+            outcome.trust = verified.trust
+            for text in (*verified.notes, *chain(workload.image, found.digests, verified.trust)):
+                options.note(text)
+        with clock.phase("fetch"):
+            image = found.fetch()
+    verified.remember(directories)
+    directory.note_image(
+        str(workload.image),
+        str(image.digest),
+        digests=tuple(str(digest) for digest in image.digests.all),
+        keys=tuple(sorted({claim.key_id for claim in verified.trust.claims})),
+    )
+    return image
 
 
 def _provision(
@@ -291,7 +341,7 @@ def _report(
         name=directory.intent.name,
         tenant=workload.tenant,
         image=str(workload.image),
-        image_digest=str(plan.image.digest) if plan else "",
+        image_digest=outcome.lineage[-1] if outcome.lineage else "",
         base=str(plan.base.digest) if plan else "",
         engine=workload.engine,
         profile=workload.profile,
@@ -309,4 +359,6 @@ def _report(
         delivered_bytes=outcome.delivered,
         qemu_memory=outcome.qemu_memory,
         warnings=plan.warnings if plan else (),
+        lineage=outcome.lineage,
+        trust=outcome.trust,
     )

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmrun.base.store import find_base
-from vmrun.image.fetch import fetch
 from vmrun.model.plan import EMBEDDED, Plan
+from vmrun.model.trust import Trust
 from vmrun.model.workload import ProfileName, Workload
 from vmrun.planning.domain_xml import Sockets, domain_xml, guest_metadata
 from vmrun.planning.planner import RunIdentity, make_plan
 from vmrun.policy.admission import admit
 from vmrun.run.accelerator import host_facts
+from vmrun.run.images import ImageOptions, find, verify
 from vmrun.run.state import StateDirectories
 
 _IDENTITY = RunIdentity(run_id="000000000000", uuid="00000000-0000-4000-8000-000000000000", slot=0)
@@ -26,18 +27,33 @@ class Preview:
 
     plan: Plan
     domain_xml: str
+    trust: Trust
+    notes: tuple[str, ...]
 
 
-def preview(workload: Workload, directories: StateDirectories, *, floor: ProfileName) -> Preview:
-    """Plan ``workload``. An accelerator that was not tried yet is not tried now."""
+def preview(
+    workload: Workload,
+    directories: StateDirectories,
+    images: ImageOptions,
+    *,
+    floor: ProfileName,
+) -> Preview:
+    """Plan ``workload``. An accelerator that was not tried yet is not tried now, and the ledger
+    stays as it is: nothing has run."""
     base = find_base(directories.bases, workload.base or workload.engine.flavour)
     connect = workload.connect or EMBEDDED
     host = host_facts(base, directories, connect=connect, may_try=False)
     profile = admit(workload, host, floor=floor)
-    with tempfile.TemporaryDirectory(prefix="vmrun-plan.") as scratch:
-        image = fetch(workload.image, Path(scratch) / "image")
+    layers = images.layers()
+    with (
+        tempfile.TemporaryDirectory(prefix="vmrun-plan.") as scratch,
+        find(workload.image, Path(scratch) / "image", directories, images) as found,
+    ):
+        verified = verify(workload.image, found.digests, layers, directories, images)
+        image = found.fetch()
     plan = make_plan(
         workload, image=image, base=base, host=host, profile=profile, identity=_IDENTITY
     )
     sockets = Sockets.within(directories.guests / plan.run_id, ssh_ports=plan.guest.ssh_ports)
-    return Preview(plan, domain_xml(plan.guest, base, sockets, metadata=guest_metadata(plan)))
+    xml = domain_xml(plan.guest, base, sockets, metadata=guest_metadata(plan))
+    return Preview(plan, xml, verified.trust, verified.notes)
