@@ -32,6 +32,10 @@ SETTINGS = Settings(
     pids_limit="128",
     connect="embedded",
     directories=StateDirectories(NOWHERE, NOWHERE, ()),
+    trust_files=(),
+    advisories=NOWHERE,
+    cert_dirs=(),
+    auth_file=None,
 )
 
 
@@ -105,7 +109,7 @@ def test_what_is_no_size(text: str) -> None:
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("text", [*NO_NUMBER, "0", "0s", "0.0h", "1d", "1.s", ".5s", ENDLESS])
+@pytest.mark.parametrize("text", [*NO_NUMBER, "0", "0s", "0.0h", "1w", "1.s", ".5s", ENDLESS])
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_duration(text, option="--timeout")

@@ -44,6 +44,9 @@ class Package:
     """The layer (blob) that file comes from."""
     purl: str
     licence: str = ""
+    managed: bool = False
+    """Whether it was put there by a package of the distribution, which then answers for it: fixes
+    are backported, so that its version says little."""
 
 
 @dataclass(frozen=True, slots=True)
