@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from vmrun.cli import image_options as i
-from vmrun.cli.key import PassphraseFile, passphrase
+from vmrun.cli.key import PassphraseFile
+from vmrun.cli.key import load_private_key as load_private_key
 from vmrun.cli.output import note, print_json
 from vmrun.image.reference import parse_reference
 from vmrun.model.errors import UsageError
 from vmrun.model.trust import SignatureFormat
-
-if TYPE_CHECKING:
-    from vmrun.trust.keys import PrivateKey
-
-_LARGEST_KEY = 64 * 1024
 
 
 class Format(StrEnum):
@@ -81,17 +77,6 @@ def sign_command(
         return
     print(f"{signed.identity}@{signed.digests[-1]}")
     note(f"signed {len(signed.digests)} manifest(s) of {reference} with key {signed.key_id}")
-
-
-def load_private_key(path: Path, passphrase_file: Path | None) -> PrivateKey:
-    """The key in ``path``, its passphrase asked for only when the file can be read."""
-    from vmrun.trust.keys import PrivateKey
-
-    try:
-        pem = path.read_bytes()[:_LARGEST_KEY]
-    except OSError as error:
-        raise UsageError(f"--key {path}: {error.strerror}", hint="name a private key") from None
-    return PrivateKey.load(pem, passphrase(passphrase_file), f"key file {str(path)!r}")
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -49,6 +49,7 @@ def verify_command(
 
     from vmrun.run.images import find, verify
     from vmrun.run.remember import Memory
+    from vmrun.trust.downgrade import date
 
     options = i.image_options(settings, plain_http=plain_http)
     layers = only_keys(key, identity) if key else options.layers()
@@ -69,7 +70,8 @@ def verify_command(
     for digest in found.digests.lineage:
         print(f"  → {digest}")
     for claim in verified.trust.claims:
-        print(f"  signed as {claim.identity} by {claim.key_id} ({claim.format})")
+        when = "at no known time" if claim.signed_at is None else date(claim.signed_at)
+        print(f"  signed as {claim.identity} by key {claim.key_id} ({claim.format}, {when})")
     for name, digest in verified.trust.policies:
         print(f"  policy {name} ({digest})")
     for requirement in verified.trust.requirements:
@@ -77,16 +79,24 @@ def verify_command(
 
 
 def only_keys(paths: list[Path], identity: str | None) -> tuple[TrustLayer, ...]:
-    """A layer that requires a signature by any of the keys, and nothing else; for ``identity`` or
-    else for the very name by which the image was asked for."""
+    """A layer that requires a signature by any of the keys, and nothing else, not even that it is
+    the newest; for ``identity`` or else for the very name by which the image was asked for."""
     from vmrun.model.digest import Digest
+    from vmrun.policy.identity import DockerName
     from vmrun.policy.signature_policy import parse_policy
-    from vmrun.policy.trust_rules import TrustRules
+    from vmrun.policy.trust_rules import Downgrade, TrustRules
     from vmrun.trust.files import TrustLayer, load_key_file
 
     keys = [base64.b64encode(load_key_file(path).pem).decode() for path in paths]
     requirement: dict[str, object] = {"type": "sigstoreSigned", "keyDatas": keys}
     if identity is not None:
+        name = DockerName.parse(identity)
+        if name is None or not name.exact:
+            raise UsageError(
+                f"--identity {identity[:200]!r} is not a full name",
+                hint="write HOST/REPOSITORY:TAG, as it was signed",
+            )
         requirement["signedIdentity"] = {"type": "exactReference", "dockerReference": identity}
     text = jsonlib.dumps({"default": [requirement]}).encode()
-    return (TrustLayer(parse_policy(text, "--key"), TrustRules(), (("--key", Digest.of(text)),)),)
+    files = (("--key", Digest.of(text)),)
+    return (TrustLayer(parse_policy(text, "--key"), TrustRules(downgrade=Downgrade.OFF), files),)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from vmrun.cli import audit, base, image, key, policy
+from vmrun.cli import audit, base, catalogue, image, key, policy
 from vmrun.cli.doctor import doctor_command
 from vmrun.cli.guests import dial_command, rm_command
 from vmrun.cli.output import print_error
@@ -35,6 +35,7 @@ app.command("dial", hidden=True)(dial_command)
 app.add_typer(image.app, name="image")
 app.add_typer(key.app, name="key")
 app.add_typer(policy.app, name="policy")
+app.add_typer(catalogue.app, name="catalogue")
 app.add_typer(base.app, name="base")
 app.add_typer(audit.app, name="audit")
 

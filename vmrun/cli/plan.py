@@ -76,6 +76,7 @@ def plan_command(
         del document["image"]["tree"][listing]
     document["domain_xml"] = result.domain_xml
     document["trust"] = as_json(result.trust)
+    document["health"] = as_json(result.health)
     document["oci_spec"] = oci_spec(
         result.plan.container, rootfs="rootfs", cgroup_path="/vmrun/container"
     )
@@ -97,6 +98,7 @@ def _print(preview: Preview) -> None:
         ("digest", str(plan.image.digest)),
         ("signed by", ", ".join(sorted({c.key_id for c in trust.claims})) or "NOT verified"),
         ("policy", ", ".join(name for name, _ in trust.policies)),
+        ("scan", preview.health.verdict if preview.health else "no gate requires one"),
         ("base", f"{plan.base.flavour} {plan.base.digest.short} ({plan.base.kernel_release})"),
         ("engine", str(plan.workload.engine)),
         ("profile", str(plan.workload.profile)),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,17 +29,22 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("init")
-def init_command(policy: i.Policy = None, trust_rules: i.TrustRules = None) -> None:
+def init_command(
+    policy: i.Policy = None, trust_rules: i.TrustRules = None, json: Json = False
+) -> None:
     """Write a policy that rejects everything, and trust rules with a scan gate, to start from."""
     from vmrun.policy.edit import FIRST_POLICY, FIRST_RULES
 
     files = i.settings_with(policy=policy, trust_rules=trust_rules).trust_files[-1]
+    written = []
     for path, text in ((files.policy, FIRST_POLICY), (files.rules, FIRST_RULES)):
-        if path.exists():
-            note(f"{path} is there already")
-            continue
-        _write(path, text, new=True)
-        print(path)
+        with _editing(path):
+            if path.exists() or path.is_symlink():
+                note(f"{path} is there already")
+                continue
+            _write(path, text)
+        written.append(path)
+    _say(written, {"written": written}, json=json)
 
 
 @app.command("allow", no_args_is_help=True)
@@ -56,34 +63,48 @@ def allow_command(
         str, typer.Option(help="Only signatures for HOST/REPOSITORY:TAG count.")
     ] = "",
     policy: i.Policy = None,
+    json: Json = False,
 ) -> None:
     """Let images of a scope run if a key has signed them."""
     from vmrun.policy.edit import FIRST_POLICY, allow
     from vmrun.policy.signature_policy import LARGEST_POLICY
     from vmrun.trust.files import load_key_file, read_trusted
 
-    path = i.settings_with().trust_files[-1].policy if policy is None else policy.absolute()
-    before = read_trusted(path, LARGEST_POLICY, "policy")
-    after = allow(
-        before if before is not None else FIRST_POLICY,
-        f"policy {str(path)!r}",
-        transport=transport,
-        scope=scope,
-        keys=[load_key_file(file).pem for file in key],
-        repository=identity_repository,
-        reference=identity_reference,
-    )
-    _write(path, after, new=before is None)
-    print(path)
+    keys = [load_key_file(file) for file in key]
+    if transport is Transport.OCI and scope:
+        scope = os.path.realpath(scope)  # the path that images are looked up by
+    path = i.settings_with(policy=policy).trust_files[-1].policy
+    with _editing(path):
+        before = read_trusted(path, LARGEST_POLICY, "policy")
+        after = allow(
+            before if before is not None else FIRST_POLICY,
+            f"policy {str(path)!r}",
+            transport=transport,
+            scope=scope,
+            keys=[loaded.pem for loaded in keys],
+            repository=identity_repository,
+            reference=identity_reference,
+        )
+        _write(path, after)
+    said = {"policy": path, "transport": transport, "scope": scope}
+    _say([path], {**said, "keys": [loaded.key_id for loaded in keys]}, json=json)
 
 
 @app.command("check")
-def check_command(policy: i.Policy = None, trust_rules: i.TrustRules = None) -> None:
-    """Read every policy, rule and key; fails with the first error."""
-    for layer in _layers(policy, trust_rules):
-        for name, digest in layer.files:
-            print(f"{name}  {digest}")
-        _keys(layer)
+def check_command(
+    policy: i.Policy = None, trust_rules: i.TrustRules = None, json: Json = False
+) -> None:
+    """Read every policy, rule and key, and the ledger; fails with the first error."""
+    from vmrun.trust.ledger import Ledger
+
+    layers = _layers(policy, trust_rules)
+    for layer in layers:
+        _requirements(layer, None)  # loads every key
+    Ledger(i.settings_with().directories.ledger).entries()
+    _warn(layers, None)
+    files = [file for layer in layers for file in layer.files]
+    said = [{"file": name, "digest": digest} for name, digest in files]
+    _say([f"{name}  {digest}" for name, digest in files], said, json=json)
 
 
 @app.command("show")
@@ -97,11 +118,18 @@ def show_command(
 ) -> None:
     """Print what must be true of an image, or of all, and what the ledger has seen."""
     from vmrun.image.reference import parse_reference
+    from vmrun.policy.identity import DockerName
+    from vmrun.run.images import absolute
+    from vmrun.trust.downgrade import date
     from vmrun.trust.ledger import Ledger
 
-    reference = parse_reference(image) if image else None
+    reference = absolute(parse_reference(image)) if image else None
     layers = _layers(policy, trust_rules)
     ledger = Ledger(i.settings_with().directories.ledger).entries()
+    name = DockerName.of(reference) if reference else None
+    if name is not None:
+        ledger = tuple(entry for entry in ledger if entry.name == str(name))
+    _warn(layers, reference)
     if json:
         print_json(
             {
@@ -124,20 +152,20 @@ def show_command(
         for line in _rules(layer):
             print(f"  {line}")
     for entry in ledger:
-        signed = datetime.fromtimestamp(entry.signed_at, UTC).isoformat()
-        print(f"ledger: {entry.name} {entry.digest} signed {signed}")
+        print(f"ledger: {entry.name} {entry.digest} signed {date(entry.signed_at)}")
 
 
 @app.command("forget", no_args_is_help=True)
 def forget_command(
     name: Annotated[str, typer.Argument(help="HOST/REPOSITORY:TAG, as the ledger has it.")],
+    json: Json = False,
 ) -> None:
     """Remove a name from the ledger, so that an older image of it is accepted again."""
     from vmrun.trust.ledger import Ledger
 
     if not Ledger(i.settings_with().directories.ledger).forget(name):
         raise StateError(f"the ledger has no {name!r}", hint="see 'vmrun policy show'")
-    print(name)
+    _say([name], {"forgotten": name}, json=json)
 
 
 def _layers(policy: Path | None, trust_rules: Path | None) -> tuple[TrustLayer, ...]:
@@ -149,7 +177,6 @@ def _layers(policy: Path | None, trust_rules: Path | None) -> tuple[TrustLayer, 
 
 def _requirements(layer: TrustLayer, reference: Reference | None) -> list[str]:
     from vmrun.policy.signature_policy import AcceptAnything, Requirement, Signed
-    from vmrun.run.images import absolute
     from vmrun.trust.files import load_key
 
     def words(scope: str, requirement: Requirement) -> str:
@@ -163,38 +190,78 @@ def _requirements(layer: TrustLayer, reference: Reference | None) -> list[str]:
     if layer.policy is None:
         return ["(no policy beside these rules)"]
     if reference is not None:
-        scope, found = layer.policy.requirements(absolute(reference))
+        scope, found = layer.policy.requirements(reference)
         return [words(scope, requirement) for requirement in found]
-    lines = [words("default", requirement) for requirement in layer.policy.default]
-    for transport, scopes in layer.policy.transports.items():
-        for scope, requirements in scopes.items():
-            lines += [words(f"{transport}: {scope or '(all)'}", r) for r in requirements]
-    return lines
+    return [words(scope, r) for scope, found in layer.policy.everything() for r in found]
 
 
 def _rules(layer: TrustLayer) -> list[str]:
+    from vmrun.trust.downgrade import date
+
+    def when(time: float | None, word: str) -> str:
+        return "" if time is None else f" {word} {date(time)}"
+
     rules = layer.rules
-    lines = [f"revoked key {key}: {reason}" for key, reason in rules.revoked_keys.items()]
+    lines = [
+        f"key {v.key_id}{f' ({v.name})' if v.name else ''} counts"
+        f"{when(v.not_before, 'from')}{when(v.not_after, 'until')}"
+        for v in rules.keys
+    ]
+    lines += [f"revoked key {key}: {reason}" for key, reason in rules.revoked_keys.items()]
     lines += [f"revoked {digest}: {reason}" for digest, reason in rules.revoked_digests.items()]
     lines += [f"{t.signatures} keys must agree below {t.scope}" for t in rules.thresholds]
     if rules.scan is not None and rules.scan.required:
         lines.append(f"a scan must find nothing above {rules.scan.max_severity.word}")
     lines += [f"catalogue {c.name}: {', '.join(c.scopes)}" for c in rules.catalogues]
-    return lines
+    return [*lines, f"an image older than one accepted before: {rules.downgrade.name.lower()}"]
 
 
-def _keys(layer: TrustLayer) -> None:
-    """Load every key, so that an unreadable one is found before it matters."""
-    _requirements(layer, None)
+def _warn(layers: tuple[TrustLayer, ...], reference: Reference | None) -> None:
+    """Nobody should overlook that something is not verified."""
+    from vmrun.policy.signature_policy import AcceptAnything
+
+    for layer in layers:
+        if layer.policy is None:
+            continue
+        found = layer.policy.everything()
+        if reference is not None:
+            found = (layer.policy.requirements(reference),)
+        for scope, requirements in found:
+            if all(isinstance(requirement, AcceptAnything) for requirement in requirements):
+                note(f"WARNING: {layer.name} accepts anything, signed or not ({scope})")
 
 
-def _write(path: Path, data: bytes, *, new: bool) -> None:
+def _say(lines: Iterable[object], value: object, *, json: bool) -> None:
+    if json:
+        print_json(value)
+        return
+    for line in lines:
+        print(line)
+
+
+@contextmanager
+def _editing(path: Path) -> Iterator[None]:
+    """One editor of the folder's files at a time, so that no change is lost."""
+    from vmrun.image.durable import locked_directory
+
+    with ExitStack() as held:
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked_directory(path.parent))
+        yield
+
+
+def _write(path: Path, data: bytes) -> None:
     from vmrun.image.durable import replace_file
 
+    with _writing(path):
+        replace_file(path.resolve(), data, mode=0o644)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
     try:
-        if new:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, data, mode=0o644)
+        yield
     except OSError as error:
         raise StateError(
             f"cannot write {path}: {error.strerror}", hint="name another file with --policy"

@@ -37,11 +37,23 @@ class Document:
             return default
         return self._string(key, value)
 
+    def loose_text(self, key: str) -> str:
+        """A string where others may have put anything: empty for whatever is none."""
+        value = self._fields.get(key)
+        return value if isinstance(value, str) else ""
+
     def integer(self, key: str) -> int:
         """A whole number that is not negative (``true`` is not a number)."""
         value = self._fields.get(key)
         if type(value) is not int or value < 0:
             self._wrong(key, "a whole number")
+        return value
+
+    def boolean(self, key: str) -> bool:
+        """true or false."""
+        value = self._fields.get(key)
+        if not isinstance(value, bool):
+            self._wrong(key, "true or false")
         return value
 
     def real(self, key: str) -> float:
@@ -92,6 +104,10 @@ class Document:
         inner = self.nested(key)
         return {name: inner.text(name) for name in inner.names()}
 
+    def text_map_values(self) -> tuple[str, ...]:
+        """The strings of an object whose values are all strings."""
+        return tuple(self.text(name) for name in self.names())
+
     def names(self) -> tuple[str, ...]:
         """The object's keys, in the document's order."""
         return tuple(self._string("a key", key) for key in self._fields)
@@ -104,11 +120,15 @@ class Document:
             self._wrong(key, "a string without NUL characters")
         return value
 
-    def _wrong(self, key: str, expected: str) -> NoReturn:
-        raise ImageError(
+    def wrong(self, key: str, expected: str) -> ImageError:
+        """An error about a field, to be raised."""
+        return ImageError(
             f"{self.where}: field {key[:80]!r} is not {expected}",
             hint="the image is malformed; build or save it again",
         )
+
+    def _wrong(self, key: str, expected: str) -> NoReturn:
+        raise self.wrong(key, expected)
 
 
 def parse_object(data: bytes, where: str, limits: ImageLimits) -> Document:

@@ -78,6 +78,10 @@ class TrustError(VmrunError):
     """A key, a signature or an attestation cannot be used; never a reason to trust."""
 
 
+class ScanError(VmrunError):
+    """An image could not be scanned, or a database of advisories not read. Never a PASS."""
+
+
 class Refused(VmrunError):
     """Policy does not allow this run; nothing was created."""
 

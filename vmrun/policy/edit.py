@@ -53,8 +53,11 @@ def allow(
     :class:`SettingsError` when ``policy`` itself is malformed.
     """
     parse_policy(policy, where)
-    if transport not in set(Transport):
-        raise UsageError(f"no transport {transport!r}", hint=f"one of {', '.join(Transport)}")
+    if transport not in (Transport.DOCKER, Transport.OCI):
+        raise UsageError(
+            f"images of {transport[:80]!r} keep no signatures, so none could be required",
+            hint="push them to a registry or copy them into an OCI layout, and sign them there",
+        )
     if reason := bad_scope(transport, scope):
         raise UsageError(f"scope {scope[:200]!r} {reason}", hint="see docs/reference/policy.md")
     identity = _identity(transport, repository, reference)

@@ -20,6 +20,18 @@ _NAME = re.compile(
 )
 _PREFIX = re.compile(rf"{_HOST}(?:/{_PART})*")
 _LONGEST = 512
+_HUB = "docker.io"
+
+
+def full_name(name: str) -> str:
+    """A name without tag as docker completes it: a short one is on Docker's own registry, whose
+    images of one part are in ``library``."""
+    host, slash, rest = name.partition("/")
+    if not slash or not (host == "localhost" or any(mark in host for mark in ".:")):
+        host, rest = _HUB, name
+    if host in (_HUB, f"index.{_HUB}"):
+        host, rest = _HUB, rest if "/" in rest else f"library/{rest}"
+    return f"{host}/{rest}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +51,7 @@ class DockerName:
         host = match["name"].partition("/")[0]
         if host != "localhost" and not any(mark in host for mark in ".:"):
             return None
-        return cls(match["name"], match["tag"] or "", match["digest"] or "")
+        return cls(full_name(match["name"]), match["tag"] or "", match["digest"] or "")
 
     @classmethod
     def of(cls, reference: Reference) -> DockerName | None:
@@ -47,9 +59,15 @@ class DockerName:
         goes by its tag: the digest is compared by whoever fetches it."""
         if reference.transport is not Transport.DOCKER:
             return None
+        name = full_name(reference.path)
         if reference.tag:
-            return cls(reference.path, tag=reference.tag)
-        return cls(reference.path, digest=str(reference.digest))
+            return cls(name, tag=reference.tag)
+        return cls(name, digest=str(reference.digest) if reference.digest else "")
+
+    @property
+    def exact(self) -> bool:
+        """Whether it has a tag or a digest."""
+        return bool(self.tag or self.digest)
 
     def __str__(self) -> str:
         return (
@@ -73,7 +91,7 @@ class MatchExact:
 
     def accepts(self, image: DockerName | None, signed: DockerName) -> bool:
         """Whether a signature for ``signed`` is good for ``image``."""
-        return image is not None and bool(image.tag or image.digest) and image == signed
+        return image is not None and image.exact and image == signed
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +103,9 @@ class MatchRepoDigestOrExact:
 
     def accepts(self, image: DockerName | None, signed: DockerName) -> bool:
         """Whether a signature for ``signed`` is good for ``image``."""
-        if image is None:
+        if image is None or not image.exact or not signed.exact:
             return False
-        if image.tag:
-            return image == signed
-        return bool(image.digest) and image.name == signed.name
+        return image == signed if image.tag else image.name == signed.name
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ error when the file is loaded: a requirement that is skipped is a hole that nobo
 from __future__ import annotations
 
 import base64
-import binascii
 import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,6 +36,8 @@ _UNSUPPORTED = (
     "rekorPublicKeyDatas",
 )  # fmt: skip
 _KEYS = ("keyPath", "keyPaths", "keyData", "keyDatas")
+_FOREIGN = frozenset({"atomic", "containers-storage", "dir", "ostree", "sif", "tarball"})
+"""Transports that other readers of the same file have; a name that nobody knows is misspelt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,8 @@ class Signed:
     identity: SignedIdentity
 
     def __str__(self) -> str:
-        return f"sigstoreSigned ({len(self.keys)} key{'s' if len(self.keys) > 1 else ''})"
+        keys = f"{len(self.keys)} keys, any of them" if len(self.keys) > 1 else "1 key"
+        return f"sigstoreSigned ({keys}) for {self.identity}"
 
 
 Requirement = Reject | AcceptAnything | Signed
@@ -90,8 +92,21 @@ class SignaturePolicy:
         mine = self.transports.get(reference.transport, {})
         for scope in scopes(reference):
             if scope in mine:
-                return f"{reference.transport}: {scope or '(all)'}", mine[scope]
+                return _words(reference.transport, scope), mine[scope]
         return "default", self.default
+
+    def everything(self) -> tuple[tuple[str, tuple[Requirement, ...]], ...]:
+        """Every scope and what it requires, the default first."""
+        scoped = (
+            (_words(transport, scope), requirements)
+            for transport, mine in self.transports.items()
+            for scope, requirements in mine.items()
+        )
+        return (("default", self.default), *scoped)
+
+
+def _words(transport: str, scope: str) -> str:
+    return f"{transport}: {scope or '(all)'}"
 
 
 BUILT_IN = SignaturePolicy((Reject(),), {})
@@ -104,7 +119,7 @@ def parse_policy(data: bytes, where: str) -> SignaturePolicy:
         document = parse_object(data, where, _LIMITS)
         _only(document, ("default", "transports"))
         default = _requirements(document, "default")
-        return SignaturePolicy(default, _transports(document.nested("transports")))
+        return SignaturePolicy(default, _transports(_object(document, "transports")))
     except ImageError as error:
         raise SettingsError(error.message, hint=_HINT) from None
 
@@ -117,7 +132,9 @@ def _transports(
 ) -> dict[str, dict[str, tuple[Requirement, ...]]]:
     found: dict[str, dict[str, tuple[Requirement, ...]]] = {}
     for transport in document.names():
-        inner = document.nested(transport)
+        if transport not in _FOREIGN.union(Transport):
+            raise _error(document, f"unknown transport {transport[:80]!r}")
+        inner = _object(document, transport)
         scoped: dict[str, tuple[Requirement, ...]] = {}
         for scope in inner.names():
             if transport in set(Transport) and (reason := bad_scope(transport, scope)):
@@ -144,8 +161,8 @@ def _requirement(item: Document) -> Requirement:
         return AcceptAnything()
     if kind == "sigstoreSigned":
         return _signed(item)
-    if kind == "signedBy":
-        raise _error(item, "GPG signatures (signedBy) are not supported")
+    if kind in ("signedBy", "signedBaseLayer"):
+        raise _error(item, f"{kind} is not supported; use sigstoreSigned with keys, or reject")
     raise _error(item, f"unknown requirement {kind[:80]!r}")
 
 
@@ -181,9 +198,12 @@ def _keys(item: Document, name: str) -> tuple[KeySource, ...]:
 
 def _data(item: Document, name: str, text: str) -> bytes:
     try:
-        return base64.b64decode(text, validate=True)
-    except binascii.Error:
+        data = base64.b64decode(text, validate=True)
+    except ValueError:
         raise _error(item, f"{name} is not base64") from None
+    if not data:
+        raise _error(item, f"{name} is empty")
+    return data
 
 
 def _identity(item: Document) -> SignedIdentity:
@@ -223,6 +243,13 @@ def _name(item: Document, key: str) -> DockerName:
     if name is None:
         raise _error(item, f"{key} {item.text(key, '')[:200]!r} is not HOST/REPOSITORY")
     return name
+
+
+def _object(document: Document, key: str) -> Document:
+    """A nested object, empty when it is absent; null is neither."""
+    if key in document.names() and key not in document:
+        raise _error(document, f"{key[:80]!r} is not an object")
+    return document.nested(key)
 
 
 def _only(document: Document, known: tuple[str, ...]) -> None:

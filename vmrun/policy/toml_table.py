@@ -8,7 +8,9 @@ from datetime import UTC, datetime
 
 from vmrun.model.digest import Digest
 from vmrun.model.errors import ImageError, SettingsError, UsageError
+from vmrun.model.image import Transport
 from vmrun.model.quantity import parse_duration
+from vmrun.policy.scopes import bad_scope
 
 KEY_ID = re.compile(r"sha256:[0-9a-f]{64}")
 _MOST = 10_000
@@ -46,6 +48,19 @@ class TomlTable:
         if not value.isprintable():
             raise self.wrong(key, "a string without control characters")
         return value
+
+    def scope(self, key: str) -> str:
+        """A host, a path below it, or ``*.DOMAIN``."""
+        return self._scope(key, self.text(key))
+
+    def scopes(self, key: str) -> tuple[str, ...]:
+        """A list of such that is not empty."""
+        return tuple(self._scope(key, text) for text in self.texts(key, required=True))
+
+    def _scope(self, key: str, text: str) -> str:
+        if reason := bad_scope(Transport.DOCKER, text):
+            raise SettingsError(f"{self._where}: {key!r} {text[:200]!r} {reason}", hint=_HINT)
+        return text
 
     def reason(self) -> str:
         """Why somebody made this entry; mandatory."""
@@ -97,7 +112,10 @@ class TomlTable:
             return None
         if not isinstance(value, datetime) or value.tzinfo is None:
             raise self.wrong(key, "a date and time with a zone, e.g. 2027-01-31T00:00:00Z")
-        return value.astimezone(UTC).timestamp()
+        try:
+            return value.astimezone(UTC).timestamp()
+        except OverflowError:
+            raise self.wrong(key, "a date and time before the year 10000") from None
 
     def required_time(self, key: str) -> float:
         """The same, mandatory."""

@@ -18,6 +18,7 @@ from typing import TypeVar
 from vmrun.model.digest import Digest
 from vmrun.model.errors import SettingsError
 from vmrun.model.scan import Severity
+from vmrun.policy.scopes import covers
 from vmrun.policy.toml_table import KEY_ID, TomlTable
 
 LARGEST_RULES = 1 << 20
@@ -103,14 +104,9 @@ class TrustRules:
     catalogues: tuple[CatalogueRule, ...] = ()
 
     def threshold(self, name: str) -> int:
-        """How many keys must agree on an image of that name; at least one."""
+        """How many keys must agree on an image of that name; none where no rule is about it."""
         fitting = [t.signatures for t in self.thresholds if covers(t.scope, name)]
-        return max(fitting, default=1)
-
-
-def covers(scope: str, name: str) -> bool:
-    """Whether ``scope`` (a host, a path below it, or empty for all) holds ``name``."""
-    return not scope or name == scope or name.startswith((f"{scope}/", f"{scope}:", f"{scope}@"))
+        return max(fitting, default=0)
 
 
 def parse_rules(data: bytes, where: str) -> TrustRules:
@@ -118,8 +114,8 @@ def parse_rules(data: bytes, where: str) -> TrustRules:
     try:
         table = TomlTable(tomllib.loads(data.decode("utf-8")), where)
         return _rules(table)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(f"{where}: {error}", hint=_HINT) from None
+    except ValueError as error:  # of which TOMLDecodeError and UnicodeDecodeError are kinds
+        raise SettingsError(f"{where}: {str(error)[:200]}", hint=_HINT) from None
     except RecursionError:
         raise SettingsError(f"{where}: nested too deep", hint=_HINT) from None
 
@@ -141,19 +137,23 @@ def _rules(table: TomlTable) -> TrustRules:
             t.digest("digest"): t.reason() for t in revoked.tables("digests", "digest", "reason")
         },
         keys=tuple(
-            KeyValidity(
-                t.key_id("id"), t.text("name", ""), t.time("not_before"), t.time("not_after")
-            )
-            for t in table.tables("keys", "id", "name", "not_before", "not_after")
+            _validity(t) for t in table.tables("keys", "id", "name", "not_before", "not_after")
         ),
         thresholds=tuple(
-            Threshold(t.text("scope"), t.positive("signatures"))
+            Threshold(t.scope("scope"), t.positive("signatures"))
             for t in table.tables("threshold", "scope", "signatures")
         ),
         downgrade=Downgrade[word.upper()],
         scan=_gate(table.table("scan")) if "scan" in table else None,
         catalogues=tuple(_catalogue(t) for t in table.tables("catalogue", *_CATALOGUE)),
     )
+
+
+def _validity(table: TomlTable) -> KeyValidity:
+    before, after = table.time("not_before"), table.time("not_after")
+    if before is not None and after is not None and after <= before:
+        raise table.wrong("not_after", "later than not_before")
+    return KeyValidity(table.key_id("id"), table.text("name", ""), before, after)
 
 
 _CATALOGUE = ("name", "source", "root", "scopes")
@@ -167,7 +167,7 @@ def _catalogue(table: TomlTable) -> CatalogueRule:
         raise table.wrong("root", "an absolute path")
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", name):
         raise table.wrong("name", "lower-case letters, digits and hyphens")
-    return CatalogueRule(name, source, root, table.texts("scopes", required=True))
+    return CatalogueRule(name, source, root, table.scopes("scopes"))
 
 
 def _gate(table: TomlTable) -> ScanGate:

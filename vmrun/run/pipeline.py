@@ -23,6 +23,7 @@ from vmrun.model.errors import DeadlineExceeded, GuestError, HardeningError, Vmr
 from vmrun.model.image import Image
 from vmrun.model.plan import EMBEDDED, Plan
 from vmrun.model.report import Assertion, Receipt, Removed, Report, Usage
+from vmrun.model.scan import BillOfHealth
 from vmrun.model.trust import Trust
 from vmrun.model.workload import ProfileName, Workload
 from vmrun.planning.domain_xml import Sockets, domain_xml, guest_metadata
@@ -32,7 +33,8 @@ from vmrun.policy.chain import chain
 from vmrun.policy.confinement import check_container, check_qemu, failed
 from vmrun.run.accelerator import host_facts
 from vmrun.run.clock import PhaseClock
-from vmrun.run.images import ImageOptions, find, verify
+from vmrun.run.health import must_be_healthy, summary
+from vmrun.run.images import ImageOptions, artifacts, find, verify
 from vmrun.run.keep import keep_guest
 from vmrun.run.ports import RunningContainer, Streams
 from vmrun.run.provision import Provisioned, boot_failure, create_guest, wait_for_hello
@@ -53,6 +55,7 @@ class Outcome:
     guest: ReachedGuest | None = None
     lineage: tuple[str, ...] = ()
     trust: Trust | None = None
+    health: BillOfHealth | None = None
     assertions: tuple[Assertion, ...] = ()
     usage: Usage = field(default_factory=Usage)
     delivered: int = 0
@@ -205,6 +208,13 @@ def _admitted_image(
                 options.note(text)
         with clock.phase("fetch"):
             image = found.fetch()
+    with clock.phase("scan"):
+        store = artifacts(workload.image, options.images)
+        bill = must_be_healthy(image, store, layers, directories, options.images.advisories)
+        if bill is not None:
+            outcome.health = bill
+            options.note(summary(workload.image, bill))
+            options.memory.scanned(workload.image, bill)
     verified.remember(directories)
     directory.note_image(
         str(workload.image),
@@ -361,4 +371,5 @@ def _report(
         warnings=plan.warnings if plan else (),
         lineage=outcome.lineage,
         trust=outcome.trust,
+        health=outcome.health,
     )

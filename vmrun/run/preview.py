@@ -8,13 +8,15 @@ from pathlib import Path
 
 from vmrun.base.store import find_base
 from vmrun.model.plan import EMBEDDED, Plan
+from vmrun.model.scan import BillOfHealth
 from vmrun.model.trust import Trust
 from vmrun.model.workload import ProfileName, Workload
 from vmrun.planning.domain_xml import Sockets, domain_xml, guest_metadata
 from vmrun.planning.planner import RunIdentity, make_plan
 from vmrun.policy.admission import admit
 from vmrun.run.accelerator import host_facts
-from vmrun.run.images import ImageOptions, find, verify
+from vmrun.run.health import must_be_healthy
+from vmrun.run.images import ImageOptions, artifacts, find, verify
 from vmrun.run.state import StateDirectories
 
 _IDENTITY = RunIdentity(run_id="000000000000", uuid="00000000-0000-4000-8000-000000000000", slot=0)
@@ -28,6 +30,7 @@ class Preview:
     plan: Plan
     domain_xml: str
     trust: Trust
+    health: BillOfHealth | None
     notes: tuple[str, ...]
 
 
@@ -51,9 +54,11 @@ def preview(
     ):
         verified = verify(workload.image, found.digests, layers, directories, images)
         image = found.fetch()
+        store = artifacts(workload.image, images)
+        health = must_be_healthy(image, store, layers, directories, images.advisories)
     plan = make_plan(
         workload, image=image, base=base, host=host, profile=profile, identity=_IDENTITY
     )
     sockets = Sockets.within(directories.guests / plan.run_id, ssh_ports=plan.guest.ssh_ports)
     xml = domain_xml(plan.guest, base, sockets, metadata=guest_metadata(plan))
-    return Preview(plan, xml, verified.trust, verified.notes)
+    return Preview(plan, xml, verified.trust, health, verified.notes)

@@ -6,28 +6,30 @@ requirements of every policy that applies, then how many keys agree, then the le
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from functools import reduce
 
 from vmrun.model.errors import Refused
-from vmrun.model.image import ImageDigests, Reference
+from vmrun.model.image import ImageDigests, Reference, Transport
 from vmrun.model.trust import Claim, Trust
 from vmrun.policy.identity import DockerName
 from vmrun.policy.signature_policy import AcceptAnything, Reject, Signed
-from vmrun.policy.trust_rules import Downgrade, KeyValidity
+from vmrun.policy.trust_rules import KeyValidity
+from vmrun.trust.downgrade import advance, against_ledger, date
 from vmrun.trust.files import TrustLayer, load_key
 from vmrun.trust.keys import PublicKey
-from vmrun.trust.ledger import Ledger, LedgerEntry
+from vmrun.trust.ledger import Ledger
 from vmrun.trust.signatures import Signatures, check
 
-_SHOWN = 6
+_SHOWN = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The image that is to be decided about. ``name`` is what the ledger and thresholds know it
-    by: the registry's name, or for other transports the name that its signatures give it."""
+    """The image that is to be decided about. The ledger and thresholds know it by its name in the
+    registry, or for other transports by the names that its signatures give it."""
 
     reference: Reference
     digests: ImageDigests
@@ -47,10 +49,22 @@ def decide(
             f"{subject.reference} is revoked: {reason}",
             hint="run a newer image; 'vmrun policy show' lists what is revoked",
         )
-    trust = Trust()
-    for layer in layers:
-        trust = _merge(trust, _satisfy(subject, layer, layers, now))
-    notes = list(_against_ledger(subject, trust, layers, ledger))
+    if not any(layer.policy for layer in layers):
+        raise Refused(
+            f"{subject.reference} is rejected: there is no policy that allows it",
+            hint="write one: vmrun policy init",
+        )
+    each = [_satisfy(subject, layer, layers, now) for layer in layers]
+    trust = reduce(_merge, each)
+    for layer, own in zip(layers, each, strict=True):
+        # Keys that only another policy names must not make up the number: that would relax it.
+        _enough_keys(subject, layer, own.claims if layer.policy else trust.claims)
+    mode = max(layer.rules.downgrade for layer in layers)
+    notes = [
+        *against_ledger(
+            subject.reference, subject.digests, trust.claims, ledger, mode=mode, now=now
+        )
+    ]
     if trust.insecure:
         notes.append(
             f"{subject.reference} is NOT verified: {_names(trust)} accepts anything from there"
@@ -73,12 +87,10 @@ def revoked(
     return None
 
 
-def record(subject: Subject, trust: Trust, ledger: Ledger) -> None:
+def record(subject: Subject, trust: Trust, ledger: Ledger, *, now: float | None = None) -> None:
     """Let the ledger move forward to an image that was accepted by its signatures."""
-    for name, claims in _by_name(subject, trust).items():
-        times = [claim.signed_at for claim in claims if claim.signed_at is not None]
-        if times:
-            ledger.advance(LedgerEntry(name, subject.digests.manifest, max(times)))
+    at = time.time() if now is None else now
+    advance(subject.reference, subject.digests, trust.claims, ledger, now=at)
 
 
 def _satisfy(
@@ -101,20 +113,22 @@ def _satisfy(
         else:
             claims += _signed(subject, requirement, scope, layer, layers, now)
     insecure = insecure and not claims
-    needed = _threshold(subject, layers)
-    if not insecure and len({claim.key_id for claim in claims}) < needed:
-        raise Refused(
-            f"{subject.reference}: {len({c.key_id for c in claims})} of {needed} keys that must"
-            " agree have signed it",
-            hint="have it signed with another key: vmrun image sign",
-        )
     text = tuple(f"{scope}: {requirement}" for requirement in requirements)
     return Trust(_unique(claims), text, layer.files, insecure)
 
 
-def _threshold(subject: Subject, layers: Sequence[TrustLayer]) -> int:
-    name = DockerName.of(subject.reference)
-    return max(layer.rules.threshold(str(name) if name else "") for layer in layers)
+def _enough_keys(subject: Subject, layer: TrustLayer, claims: Sequence[Claim]) -> None:
+    """A rule about a name holds under whatever name the image was asked for or signed as."""
+    names = {str(name)} if (name := DockerName.of(subject.reference)) else set()
+    needed = max(map(layer.rules.threshold, names | {c.identity for c in claims}), default=0)
+    agreeing = sorted({claim.key_id for claim in claims})
+    if len(agreeing) < needed:
+        raise Refused(
+            f"{subject.reference}: {len(agreeing)} of {needed} different keys have signed it that"
+            f" must agree by the trust rules {layer.files[-1][0]}",
+            details="\n".join(f"signed by key {key}" for key in agreeing),
+            hint="have it signed with another key: vmrun image sign REF --key FILE",
+        )
 
 
 def _signed(
@@ -128,9 +142,9 @@ def _signed(
     keys, reasons = [], []
     for source in requirement.keys:
         key = load_key(source)
-        unusable = _unusable(key, layers, now)
-        if unusable:
-            reasons.append(f"key {_short(key.key_id)} ({source.where}) {unusable}")
+        reason = unusable(key, layers, now)
+        if reason:
+            reasons.append(f"key {_short(key.key_id)} ({source.where}) {reason}")
         else:
             keys.append(key)
     checked = check(subject.signatures, keys, subject.digests.lineage)
@@ -149,21 +163,33 @@ def _signed(
     if accepted:
         return tuple(accepted)
     reasons += checked.rejections
-    if not reasons:
-        raise Refused(
-            f"{subject.reference} ({subject.digests.manifest}) is not signed, and policy"
-            f" {layer.name} (scope {scope}) requires it",
-            hint="sign it: vmrun image sign REF --key FILE",
-        )
+    details = [
+        f"{layer.name}, scope {scope}, requires: {requirement}",
+        *(f"key {key.key_id} ({key.where}) counts" for key in keys),
+        *reasons,
+    ]
+    if len(details) > _SHOWN:
+        details[_SHOWN:] = [f"and {len(details) - _SHOWN} more"]
+    signed_at_all = subject.signatures.found or subject.signatures.malformed
     raise Refused(
-        f"{subject.reference} ({subject.digests.manifest}): no signature satisfies policy"
-        f" {layer.name} (scope {scope})",
-        details="\n".join(reasons[:_SHOWN]),
-        hint="see the keys that count with: vmrun policy show REF",
+        f"{subject.reference} ({subject.digests.manifest})"
+        + (": no signature satisfies" if signed_at_all else " is not signed, as is required by")
+        + f" policy {layer.name} (scope {scope})",
+        details="\n".join(details),
+        hint="see the keys that count with: vmrun policy show REF"
+        if signed_at_all
+        else _how_to_sign(subject.reference),
     )
 
 
-def _unusable(key: PublicKey, layers: Sequence[TrustLayer], now: float) -> str:
+def _how_to_sign(reference: Reference) -> str:
+    if reference.transport in (Transport.DOCKER, Transport.OCI):
+        return "sign it: vmrun image sign REF --key FILE"
+    return f"{reference.transport}: keeps no signatures; sign the image in a registry or a layout"
+
+
+def unusable(key: PublicKey, layers: Sequence[TrustLayer], now: float) -> str:
+    """Why a key does not count at ``now``; empty if it does."""
     for layer in layers:
         if key.key_id in layer.rules.revoked_keys:
             return f"is revoked: {layer.rules.revoked_keys[key.key_id]}"
@@ -175,52 +201,10 @@ def _unusable(key: PublicKey, layers: Sequence[TrustLayer], now: float) -> str:
 
 def _out_of_time(validity: KeyValidity, now: float) -> str:
     if validity.not_before is not None and now < validity.not_before:
-        return f"is not valid before {_date(validity.not_before)}"
+        return f"is not valid before {date(validity.not_before)}"
     if validity.not_after is not None and now >= validity.not_after:
-        return f"is not valid after {_date(validity.not_after)}"
+        return f"is not valid after {date(validity.not_after)}"
     return ""
-
-
-def _against_ledger(
-    subject: Subject, trust: Trust, layers: Sequence[TrustLayer], ledger: Ledger
-) -> list[str]:
-    mode = max(layer.rules.downgrade for layer in layers)
-    notes: list[str] = []
-    if mode is Downgrade.OFF:
-        return notes
-    for name, claims in _by_name(subject, trust).items():
-        newest = ledger.newest(name)
-        if newest is None or newest.digest in subject.digests.lineage:
-            continue
-        # Without a time a signature cannot show that it is the newer one.
-        signed = max((claim.signed_at or 0.0 for claim in claims), default=0.0)
-        if signed >= newest.signed_at:
-            continue
-        text = (
-            f"{name} was signed {_date(signed) if signed else 'at no known time'}, but an image"
-            f" signed {_date(newest.signed_at)} ({newest.digest}) was accepted before"
-        )
-        if mode is Downgrade.REFUSE:
-            raise Refused(
-                f"downgrade: {text}",
-                hint=f"if that is intended sign it again, or run: vmrun policy forget {name}",
-            )
-        notes.append(f"downgrade: {text}")
-    return notes
-
-
-def _by_name(subject: Subject, trust: Trust) -> dict[str, tuple[Claim, ...]]:
-    """Accepted claims by the name that the ledger knows the image by: the registry's, or for
-    other transports the one that was signed."""
-    name = DockerName.of(subject.reference)
-    if name is not None and not name.tag:
-        return {}  # a digest cannot be moved back
-    if name is not None:
-        return {str(name): trust.claims} if trust.claims else {}
-    found: dict[str, tuple[Claim, ...]] = {}
-    for claim in trust.claims:
-        found[claim.identity] = (*found.get(claim.identity, ()), claim)
-    return found
 
 
 def _merge(one: Trust, other: Trust) -> Trust:
@@ -243,7 +227,3 @@ def _names(trust: Trust) -> str:
 
 def _short(key_id: str) -> str:
     return key_id[:19] + "…"
-
-
-def _date(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

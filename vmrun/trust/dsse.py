@@ -18,7 +18,9 @@ from vmrun.trust.keys import PrivateKey
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT = "https://in-toto.io/Statement/v1"
 _STATEMENTS = (STATEMENT, "https://in-toto.io/Statement/v0.1")
-LARGEST_ENVELOPE = 32 * MIB
+LARGEST_ENVELOPE = 16 * MIB
+LARGEST_STATEMENT = LARGEST_ENVELOPE * 3 // 4 - 64 * 1024
+"""Bytes of a statement whose envelope is small enough, in base64."""
 _LIMITS = ImageLimits(document=LARGEST_ENVELOPE)
 _SUBJECTS = 64
 _SIGNATURES = 16

@@ -26,7 +26,7 @@ _PEM = re.compile(
     rb"-----BEGIN (?P<label>[A-Z ]+)-----\s(?P<body>[A-Za-z0-9+/=\s]+)-----END (?P=label)-----\s*"
 )
 _N, _R, _P = 65536, 8, 1
-_LARGEST_N = 1 << 20
+_LARGEST_N = 1 << 17  # 128 MiB; cosign 2.5 writes 65536, older ones 32768
 _MEMORY = 128 * _R * _LARGEST_N + (32 << 20)
 _LARGEST_FILE = 64 * 1024
 _LIMITS = ImageLimits(document=_LARGEST_FILE)

@@ -82,7 +82,12 @@ def read_trusted(path: Path, largest: int, what: str) -> bytes | None:
             status = os.fstat(file.fileno())
             data = read_exactly(file, largest + 1)
     except ImageNotFound:
-        return None
+        if not path.is_symlink():
+            return None
+        raise SettingsError(
+            f"{what} {str(path)!r} is a link to a file that does not exist",
+            hint="restore the file, or remove the link",
+        ) from None
     except ImageError as error:
         raise SettingsError(error.message, hint=error.hint) from None
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or status.st_uid not in (0, os.geteuid()):

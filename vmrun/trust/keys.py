@@ -23,6 +23,7 @@ _LARGEST_RSA = 8192
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
 
 _Public = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
+_Private = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,8 @@ class PublicKey:
         try:
             if len(pem) > _LARGEST_PEM:
                 raise ValueError("too large")
+            if pem.count(b"-----BEGIN") > 1:
+                raise ValueError("it holds several, of which only one would count")
             key = serialization.load_pem_public_key(pem)
         except (ValueError, UnsupportedAlgorithm) as error:
             raise TrustError(
@@ -94,7 +97,7 @@ def _algorithm(key: _Public) -> str | None:
 class PrivateKey:
     """A key that signs. It is in memory in the clear; nothing prints it."""
 
-    def __init__(self, key: ec.EllipticCurvePrivateKey, where: str) -> None:
+    def __init__(self, key: _Private, where: str) -> None:
         self._key = key
         self.public = PublicKey._of(key.public_key(), where)
 
@@ -105,18 +108,17 @@ class PrivateKey:
 
     @classmethod
     def load(cls, pem: bytes, passphrase: bytes, where: str) -> PrivateKey:
-        """Read cosign's encrypted PEM. Raises :class:`TrustError` for another file or a wrong
-        passphrase."""
+        """Read cosign's encrypted PEM. Raises :class:`TrustError` for another file, a wrong
+        passphrase, and a kind of key that :class:`PublicKey` does not accept."""
         der = decrypt(pem, passphrase, where)
         try:
             key = serialization.load_der_private_key(der, None)
         except (ValueError, TypeError, UnsupportedAlgorithm):
-            raise TrustError(f"{where}: holds no private key in PKCS #8 form") from None
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise TrustError(
-                f"{where}: vmrun signs with ECDSA keys only",
-                hint="make one with 'vmrun key generate'",
-            )
+                f"{where}: holds no private key in PKCS #8 form", hint="the key file is damaged"
+            ) from None
+        if not isinstance(key, _Private):
+            raise TrustError(f"{where}: a kind of key that signs no images", hint=_KINDS)
         return cls(key, where)
 
     def encrypted_pem(self, passphrase: bytes) -> bytes:
@@ -129,5 +131,9 @@ class PrivateKey:
         return encrypt(der, passphrase)
 
     def sign(self, data: bytes) -> bytes:
-        """An ECDSA signature (ASN.1 DER) of the SHA-256 of ``data``."""
-        return self._key.sign(data, ec.ECDSA(hashes.SHA256()))
+        """A signature of ``data`` as :meth:`PublicKey.verify` expects it."""
+        if isinstance(self._key, ec.EllipticCurvePrivateKey):
+            return self._key.sign(data, ec.ECDSA(hashes.SHA256()))
+        if isinstance(self._key, rsa.RSAPrivateKey):
+            return self._key.sign(data, padding.PKCS1v15(), hashes.SHA256())
+        return self._key.sign(data)

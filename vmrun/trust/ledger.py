@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,8 @@ from vmrun.model.digest import Digest
 from vmrun.model.errors import ImageError, ImageNotFound, StateError
 
 _LARGEST = 64 * 1024
+_LATEST = 253402300799  # the last second of the year 9999
+_SUFFIX = ".json"
 _LIMITS = ImageLimits(document=_LARGEST)
 
 
@@ -43,6 +47,8 @@ class Ledger:
     def newest(self, name: str) -> LedgerEntry | None:
         """What was accepted last; None for a name that is new. A ledger that cannot be read is
         a :class:`StateError`: it must not pass for one without history."""
+        if not self._there():
+            return None
         return self._read(self._path(name))
 
     def advance(self, entry: LedgerEntry) -> LedgerEntry:
@@ -60,9 +66,13 @@ class Ledger:
 
     def entries(self) -> tuple[LedgerEntry, ...]:
         """All of it, by name."""
-        if not self._directory.is_dir():
+        if not self._there():
             return ()
-        found = [self._read(path) for path in self._directory.glob("*.json")]
+        try:
+            names = os.listdir(self._directory)
+        except OSError as error:
+            raise self._unusable(error) from error
+        found = [self._read(self._directory / name) for name in names if name.endswith(_SUFFIX)]
         return tuple(sorted((e for e in found if e is not None), key=lambda entry: entry.name))
 
     def forget(self, name: str) -> bool:
@@ -76,19 +86,34 @@ class Ledger:
             raise self._unusable(error) from error
         return True
 
+    def _there(self) -> bool:
+        """Whether there is a ledger. One that others can write is none to rely on."""
+        try:
+            status = self._directory.stat()
+        except FileNotFoundError:
+            if self._directory.is_symlink():
+                raise self._damaged("it links to nothing") from None
+            return False
+        except OSError as error:
+            raise self._unusable(error) from error
+        if not stat.S_ISDIR(status.st_mode):
+            raise self._damaged("it is not a directory")
+        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise self._damaged("others can write there")
+        return True
+
     def _path(self, name: str) -> Path:
-        return self._directory / f"{hashlib.sha256(name.encode()).hexdigest()}.json"
+        return self._directory / f"{hashlib.sha256(name.encode()).hexdigest()}{_SUFFIX}"
 
     def _read(self, path: Path) -> LedgerEntry | None:
         try:
             with open_regular(path, "ledger") as file, reading(f"ledger {path}"):
                 data = read_exactly(file, _LARGEST + 1)
             document = parse_object(data, f"ledger {str(path)!r}", _LIMITS)
-            return LedgerEntry(
-                document.text("name"),
-                Digest.parse(document.text("digest")),
-                float(document.integer("signed_at")),
-            )
+            name, signed_at = document.text("name"), document.integer("signed_at")
+            if path != self._path(name) or signed_at > _LATEST:
+                raise ImageError(f"ledger {str(path)!r}: not as it was written")
+            return LedgerEntry(name, Digest.parse(document.text("digest")), float(signed_at))
         except ImageNotFound:
             return None
         except ImageError as error:
@@ -102,6 +127,12 @@ class Ledger:
             {"name": entry.name, "digest": str(entry.digest), "signed_at": int(entry.signed_at)}
         )
         replace_file(self._path(entry.name), text.encode())
+
+    def _damaged(self, why: str) -> StateError:
+        return StateError(
+            f"damaged ledger {str(self._directory)!r}: {why}",
+            hint=f"find out what happened to it; to start anew remove {self._directory}",
+        )
 
     def _unusable(self, error: OSError) -> StateError:
         return StateError(

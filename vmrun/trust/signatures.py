@@ -22,6 +22,7 @@ from vmrun.trust.simple_signing import LARGEST_PAYLOAD, Payload, parse_payload
 SUFFIX = "sig"
 PAYLOAD_TYPE = "application/vnd.dev.cosign.simplesigning.v1+json"
 SIGNATURE = "dev.cosignproject.cosign/signature"
+LARGEST_SIGN_BUNDLE = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,26 +81,26 @@ def check(signatures: Signatures, keys: Sequence[PublicKey], lineage: Sequence[D
     claims: list[Claim] = []
     rejections = list(signatures.malformed)
     for stored in signatures.found:
-        key = next((key for key in keys if _signed_by(stored, key)), None)
-        if key is None:
+        signers = {key.key_id: key for key in keys if _signed_by(stored, key)}
+        if not signers:
             rejections.append(f"{stored.where}: by none of these keys")
             continue
         try:
-            claim = _claim(stored, key)
+            said = _said(stored)
         except TrustError as error:
             rejections.append(error.message)
             continue
-        if claim.digest not in lineage or claim.digest != stored.digest:
-            rejections.append(f"{stored.where}: it is of {claim.digest}, another image")
-        elif claim not in claims:
-            claims.append(claim)
-    return Checked(tuple(claims), tuple(rejections))
+        if said.digest not in lineage or said.digest != stored.digest:
+            rejections.append(f"{stored.where}: it is of {said.digest}, another image")
+            continue
+        claims += [_claim(key_id, said, stored.format) for key_id in signers]
+    return Checked(tuple(dict.fromkeys(claims)), tuple(rejections))
 
 
 def _attached(store: ArtifactStore, lineage: Sequence[Digest]) -> Iterator[Attached | Malformed]:
     for digest in lineage:
         yield from under_tag(store, digest, SUFFIX, PAYLOAD_TYPE, LARGEST_PAYLOAD)
-        yield from bundles(store, digest)
+        yield from bundles(store, digest, SIGN_PREDICATE, LARGEST_SIGN_BUNDLE)
 
 
 def _simple(item: Attached) -> StoredSignature:
@@ -127,25 +128,28 @@ def _signed_by(stored: StoredSignature, key: PublicKey) -> bool:
     return any(key.verify(signature, stored.signed) for signature in stored.signatures)
 
 
-def _claim(stored: StoredSignature, key: PublicKey) -> Claim:
-    if stored.format is SignatureFormat.SIMPLE_SIGNING:
-        said = parse_payload(stored.payload, stored.where)
-    else:
-        said = _said(parse_statement(stored.payload, stored.where), stored)
+def _claim(key_id: str, said: Payload, form: SignatureFormat) -> Claim:
     return Claim(
-        key_id=key.key_id,
+        key_id=key_id,
         digest=said.digest,
         identity=said.identity,
-        format=stored.format,
+        format=form,
         signed_at=said.timestamp,
         creator=said.creator,
     )
 
 
-def _said(statement: Statement, stored: StoredSignature) -> Payload:
-    """The one subject of a statement; its predicate may tell when and by what it was made."""
+def _said(stored: StoredSignature) -> Payload:
+    if stored.format is SignatureFormat.SIMPLE_SIGNING:
+        return parse_payload(stored.payload, stored.where)
+    statement = parse_statement(stored.payload, stored.where)
     if len(statement.subjects) != 1:
         raise TrustError(f"{stored.where}: it has {len(statement.subjects)} subjects, not one")
+    return _of_statement(statement)
+
+
+def _of_statement(statement: Statement) -> Payload:
+    """The subject of a statement; its predicate may tell when and by what it was made."""
     subject = statement.subjects[0]
     creator, timestamp = statement.predicate.get("creator"), statement.predicate.get("timestamp")
     return Payload(

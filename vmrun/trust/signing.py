@@ -8,14 +8,22 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 from vmrun.image.artifacts import ArtifactStore
+from vmrun.model.errors import TrustError
 from vmrun.model.image import Descriptor
 from vmrun.model.trust import SignatureFormat
-from vmrun.trust.attached import append_under_tag, attach_bundle
+from vmrun.trust.attach import NewLayer, append_under_tag, attach_bundle
 from vmrun.trust.bundle import SIGN_PREDICATE, make_bundle
-from vmrun.trust.dsse import Subject, sign_envelope, statement
+from vmrun.trust.dsse import Subject, decode_base64, parse_statement, sign_envelope, statement
 from vmrun.trust.keys import PrivateKey
 from vmrun.trust.signatures import PAYLOAD_TYPE, SIGNATURE, SUFFIX
-from vmrun.trust.simple_signing import Payload, check_annotations, make_payload
+from vmrun.trust.simple_signing import (
+    LARGEST_PAYLOAD,
+    Payload,
+    check_annotations,
+    make_payload,
+    parse_payload,
+    without_time,
+)
 
 
 def sign_image(
@@ -31,22 +39,36 @@ def sign_image(
     """Say with ``key`` that the manifest or index ``subject`` is called ``identity``.
 
     ``identity`` is ``HOST/REPOSITORY:TAG``; ``now`` in seconds since 1970 goes into the signature.
-    Signatures that are there stay. Raises :class:`TrustError`, and :class:`ImageError` when the
-    store refuses.
+    Signatures that are there stay; but under the tag the same words by the same key, only older,
+    give way. Raises :class:`TrustError`, and :class:`ImageError` when the store refuses.
     """
     more = dict(annotations or {})
     check_annotations(more)
     said = Payload(subject.digest, identity, creator(), int(now))
     if SignatureFormat.SIMPLE_SIGNING in formats:
-        payload = make_payload(said, more)
-        signature = base64.b64encode(key.sign(payload)).decode()
-        layer = (PAYLOAD_TYPE, payload, {SIGNATURE: signature})
-        append_under_tag(store, subject.digest, SUFFIX, [layer])
+        append_under_tag(store, subject.digest, SUFFIX, _simple(said, more, key))
     if SignatureFormat.BUNDLE in formats:
         predicate = {**more, "creator": said.creator, "timestamp": said.timestamp}
         text = statement(Subject(identity, subject.digest), SIGN_PREDICATE, predicate)
+        parse_statement(text, "the statement")
         bundle = make_bundle(sign_envelope(text, key), key.public.key_id)
         attach_bundle(store, subject, bundle, SIGN_PREDICATE, rfc3339(now))
+
+
+def _simple(said: Payload, annotations: Mapping[str, str], key: PrivateKey) -> NewLayer:
+    payload = make_payload(said, annotations)
+    parse_payload(payload, "the payload")  # nobody should sign what cannot be read
+
+    def outdates(data: bytes, notes: Mapping[str, str]) -> bool:
+        try:
+            signature = decode_base64(notes.get(SIGNATURE, ""), "signature")
+            same = without_time(data) == without_time(payload)
+        except TrustError:
+            return False
+        return same and key.public.verify(signature, data)
+
+    signature = base64.b64encode(key.sign(payload)).decode()
+    return NewLayer(PAYLOAD_TYPE, payload, {SIGNATURE: signature}, outdates, LARGEST_PAYLOAD)
 
 
 def creator() -> str:

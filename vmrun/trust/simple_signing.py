@@ -1,8 +1,8 @@
 """The simple signing payload (containers-signature(5), "The atomic container signature" of cosign):
 one key says that one manifest has one name.
 
-Fields that the reader does not know are refused, as containers/image does, because they might
-restrict what is said.
+Fields that the reader does not know are refused, and so are missing ones, as containers/image does:
+they might restrict what is said. What is in ``optional`` besides cosign's own fields is free.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ def parse_payload(data: bytes, where: str) -> Payload:
     """Read a payload strictly. Raises :class:`TrustError`."""
     try:
         document = parse_object(data, where, _LIMITS)
-        _only(document, {"critical", "optional"}, where)
+        _exactly(document, {"critical", "optional"}, where)
         critical = document.nested("critical")
-        _only(critical, {"identity", "image", "type"}, where)
+        _exactly(critical, {"identity", "image", "type"}, where)
         identity, image = critical.nested("identity"), critical.nested("image")
-        _only(identity, {"docker-reference"}, where)
-        _only(image, {"docker-manifest-digest"}, where)
+        _exactly(identity, {"docker-reference"}, where)
+        _exactly(image, {"docker-manifest-digest"}, where)
         if critical.text("type") != TYPE:
             raise TrustError(f"{where}: type {critical.text('type')[:80]!r} is not {TYPE!r}")
         optional = document.nested("optional")
@@ -77,6 +77,17 @@ def parse_payload(data: bytes, where: str) -> Payload:
         raise TrustError(error.message) from None
 
 
-def _only(document: Document, known: set[str], where: str) -> None:
-    if unknown := sorted(set(document.names()) - known):
+def without_time(data: bytes) -> object:
+    """All that a payload says but for when. Raises :class:`TrustError`."""
+    parse_payload(data, "payload")
+    document = json.loads(data)
+    (document["optional"] or {}).pop("timestamp", None)
+    return document
+
+
+def _exactly(document: Document, fields: set[str], where: str) -> None:
+    there = set(document.names())
+    if unknown := sorted(there - fields):
         raise TrustError(f"{where}: unknown field {unknown[0][:80]!r}")
+    if missing := sorted(fields - there):
+        raise TrustError(f"{where}: without {missing[0]!r}")
