@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from bare import NoRuntime, run_bare
+from company import CommandFailed, Company, found_company
 from inspection import (
     ATTACK,
     INSPECT,
@@ -35,6 +36,8 @@ from inspection import (
     parse_attacks,
     parse_view,
 )
+from refusals import REFUSED, try_each
+from registry import RegistryError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 IMAGE, TAG = "busybox", "demo"
@@ -143,7 +146,7 @@ class GuestRun:
     report: dict[str, Any]
 
 
-def run_guest(image: str, script: str, scratch: Path) -> GuestRun:
+def run_guest(company: Company, image: str, script: str, scratch: Path) -> GuestRun:
     """Run ``script`` in the image with vmrun, its progress and warnings on our stderr."""
     report = scratch / "report.json"
     report.unlink(missing_ok=True)
@@ -153,7 +156,12 @@ def run_guest(image: str, script: str, scratch: Path) -> GuestRun:
         *(image, "--", "sh", "-c", script),
     ]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, errors="replace", cwd=REPOSITORY
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        cwd=REPOSITORY,
+        env={**os.environ, **company.environment},
     ) as process:
         try:
             output, _ = process.communicate()
@@ -187,22 +195,31 @@ def try_bare(
 
 @dataclass(frozen=True)
 class Images:
-    """The demo image in two forms, made of the same files."""
+    """The demo image in two forms, made of the same files, and one with a known hole."""
 
     layout: Path
     archive: Path
+    vulnerable_layout: Path
 
     @property
     def reference(self) -> str:
         return f"oci:{self.layout}:{TAG}"
 
+    @property
+    def vulnerable(self) -> str:
+        return f"oci:{self.vulnerable_layout}:{TAG}"
+
 
 def build_images(directory: Path) -> Images:
-    layout, saved = directory / "oci", directory / "docker"
-    for out, form in ((layout, "oci"), (saved, "docker-archive")):
-        program = Path(__file__).with_name("build.py")
-        subprocess.run([sys.executable, program, IMAGE, out, "--format", form], check=True)
-    return Images(layout, saved / f"{IMAGE}.tar")
+    layout, saved, vulnerable = (directory / name for name in ("oci", "docker", "vulnerable"))
+    program = Path(__file__).with_name("build.py")
+    for name, out, form in (
+        (IMAGE, layout, "oci"),
+        (IMAGE, saved, "docker-archive"),
+        ("vulnerable", vulnerable, "oci"),
+    ):
+        subprocess.run([sys.executable, program, name, out, "--format", form], check=True)
+    return Images(layout, saved / f"{IMAGE}.tar", vulnerable)
 
 
 # --- showing -------------------------------------------------------------------------------
@@ -325,12 +342,48 @@ def accelerator_line(screen: Screen, report: dict[str, Any]) -> None:
 # --- the story -----------------------------------------------------------------------------
 
 
-def first_act(screen: Screen, checks: Checks, images: Images, scratch: Path) -> GuestRun:
+def prologue(screen: Screen, checks: Checks, company: Company, images: Images) -> str:
+    """Publish the image as a company would; the name that everybody runs it by."""
+    screen.heading("Only what is signed and healthy runs")
+    screen.say(
+        f"    a registry on {company.registry.host}: TLS by its own CA, and a password", "dim"
+    )
+    refused = company.vmrun("run", "--quiet", images.reference, "--", "true")
+    checks.show("without a policy that allows it nothing runs", refused.status == REFUSED)
+    with screen.step("vmrun image push, vmrun image sign"):
+        name = company.publish(images.reference, "demo/busybox:1")
+    with screen.step("vmrun image scan --key: the bill of health, signed, beside the image"):
+        table = company.do("image", "scan", "--key", str(company.key), name)
+    screen.say(textwrap.indent(table, "    "), "dim")
+    with screen.step("vmrun image verify"):
+        chain = company.do("image", "verify", name)
+    screen.say(textwrap.indent(chain, "    "), "dim")
+    checks.that("its scan passes", "PASS" in table, table)
+    checks.that("its signature is found in both formats", "bundle" in chain and "simple" in chain)
+    return name
+
+
+def third_act(screen: Screen, checks: Checks, company: Company, images: Images) -> None:
+    screen.heading("Act 3: what does not run")
+    with screen.step("push four images that must not run, and try each"):
+        refusals = try_each(company, images.reference, images.vulnerable)
+    for refusal in refusals:
+        found = f"status {refusal.status}, {'a guest was made' if refusal.started else 'no guest'}"
+        checks.show(f"{refusal.what} is refused", refusal.right, found)
+        for line in textwrap.wrap(refusal.said, screen.columns - 10):
+            screen.say(f"        {line}", "dim")
+    audit = company.do("audit", "verify")
+    checks.show("the journal's chain is whole", bool(audit), f"head {audit[:20]}…")
+
+
+def first_act(
+    screen: Screen, checks: Checks, company: Company, name: str, images: Images, scratch: Path
+) -> GuestRun:
     screen.heading("Act 1: the same image, bare and in a guest")
     with screen.step("run it bare, with this host's container runtime"):
         bare = try_bare(screen, images, INSPECT, parse_view, scratch)
     with screen.step("run it in a guest of its own: vmrun run"):
-        guest = run_guest(images.reference, INSPECT, scratch)
+        guest = run_guest(company, name, INSPECT, scratch)
     view = parse_view(guest.output)
     screen.say()
     show_views(screen, bare, view)
@@ -339,12 +392,14 @@ def first_act(screen: Screen, checks: Checks, images: Images, scratch: Path) -> 
     return guest
 
 
-def second_act(screen: Screen, checks: Checks, images: Images, scratch: Path) -> GuestRun:
+def second_act(
+    screen: Screen, checks: Checks, company: Company, name: str, images: Images, scratch: Path
+) -> GuestRun:
     screen.heading("Act 2: it attacks")
     with screen.step("attack from a bare container"):
         bare = try_bare(screen, images, ATTACK, parse_attacks, scratch)
     with screen.step("attack from a container in a guest"):
-        guest = run_guest(images.reference, ATTACK, scratch)
+        guest = run_guest(company, name, ATTACK, scratch)
     attacks = parse_attacks(guest.output)
     screen.say()
     show_attacks(screen, bare, attacks)
@@ -390,9 +445,17 @@ def main() -> int:
             screen.heading("A real image, from Debian packages")
             with screen.step(f"build {IMAGE} (or find it built) in {directory}"):
                 images = build_images(directory)
-            runs = [act(screen, checks, images, Path(scratch)) for act in (first_act, second_act)]
+            with found_company(Path(scratch) / "company") as company:
+                name = prologue(screen, checks, company, images)
+                runs = [
+                    act(screen, checks, company, name, images, Path(scratch))
+                    for act in (first_act, second_act)
+                ]
+                third_act(screen, checks, company, images)
             epilogue(screen, checks, runs)
-    except (Stopped, BadAnswer, subprocess.CalledProcessError) as error:
+    except (
+        Stopped, BadAnswer, CommandFailed, RegistryError, subprocess.CalledProcessError,
+    ) as error:  # fmt: skip
         print(f"demo: {error}", file=sys.stderr)
         return 1
     except OSError as error:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+STATUS_D = "var/lib/dpkg/status.d"
+"""Where images without dpkg keep one record for each package."""
 
 
 def package_hashes(names: Sequence[str]) -> list[str]:
@@ -23,6 +27,29 @@ def unpack(names: Sequence[str], downloads: Path, root: Path) -> None:
     )
     for package in sorted(downloads.glob("*.deb")):
         subprocess.run(["dpkg-deb", "--extract", package, root], check=True)
+        _record(package, root)
+
+
+def _record(package: Path, root: Path) -> None:
+    """Leave a record of the package as images without dpkg have it, so that scanners know what
+    is in there and from which version on it needs an update."""
+    control = _output(["dpkg-deb", "--field", str(package)])
+    name = _output(["dpkg-deb", "--field", str(package), "Package"]).strip()
+    records = root / STATUS_D
+    records.mkdir(parents=True, exist_ok=True)
+    (records / name).write_text(control)
+
+
+def wheel(requirement: str, downloads: Path) -> Path:
+    """Download a Python wheel, e.g. ``requests==2.19.1``, without what it depends on."""
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"),
+            *("--no-deps", "--only-binary=:all:", "--dest", str(downloads), requirement),
+        ],
+        check=True,
+    )
+    return next(downloads.glob("*.whl"))
 
 
 def architecture() -> str:

@@ -34,7 +34,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> str:
     directory = tmp_path_factory.mktemp("demo")
     finished = demo(directory)
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert {path.name for path in directory.iterdir()} == {"oci", "docker"}
+    assert {path.name for path in directory.iterdir()} == {"oci", "docker", "vulnerable"}
     return finished.stdout
 
 
@@ -124,7 +124,7 @@ def test_fails_when_vmrun_does(tmp_path: Path) -> None:
     assert finished.returncode == 1
     assert "vmrun run ended with status 125" in finished.stderr
     assert "In short" not in finished.stdout
-    assert {path.name for path in tmp_path.iterdir()} == {"oci", "docker"}
+    assert {path.name for path in tmp_path.iterdir()} == {"oci", "docker", "vulnerable"}
 
 
 def test_does_not_take_other_answers_for_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

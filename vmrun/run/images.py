@@ -20,10 +20,11 @@ from vmrun.image.registry.options import RegistryOptions
 from vmrun.image.store import ImageStore
 from vmrun.model.image import ImageDigests, Reference, Transport
 from vmrun.model.trust import Trust, TrustFiles
+from vmrun.policy.scopes import covers
 from vmrun.policy.signature_policy import Signed
 from vmrun.run.state import StateDirectories
 from vmrun.trust.decision import Subject, decide, record
-from vmrun.trust.files import TrustLayer, load_layers
+from vmrun.trust.files import TrustLayer, load_layers, read_root
 from vmrun.trust.ledger import Ledger
 from vmrun.trust.signatures import Signatures, collect
 
@@ -87,8 +88,47 @@ def verify(
         if store is not None:
             signatures = collect(store, digests.lineage)
     subject = Subject(reference, digests, signatures)
-    trust, notes = decide(subject, layers, Ledger(directories.ledger), now=time.time())
-    return Verified(trust, notes, subject)
+    now = time.time()
+    trust, notes = decide(subject, layers, Ledger(directories.ledger), now=now)
+    current = _ask_catalogues(reference, digests, layers, directories, options, now)
+    return Verified(replace(trust, catalogue=current), notes, subject)
+
+
+def _ask_catalogues(
+    reference: Reference,
+    digests: ImageDigests,
+    layers: Sequence[TrustLayer],
+    directories: StateDirectories,
+    options: ImageOptions,
+    now: float,
+) -> str:
+    """What every catalogue that answers for the name says of it; all of them must agree."""
+    rules = [
+        rule
+        for layer in layers
+        for rule in layer.rules.catalogues
+        if any(covers(scope, reference.path) for scope in rule.scopes)
+    ]
+    if not rules:
+        return ""
+    from vmrun.trust.catalogue import catalogue_name, check_catalogue
+
+    name = catalogue_name(reference)
+    if name is None:
+        return ""
+    said = [
+        check_catalogue(
+            name,
+            digests.lineage,
+            source=rule.source,
+            root=read_root(Path(rule.root)),
+            state=directories.catalogues / rule.name,
+            now=now,
+            cert_dirs=options.registry.cert_dirs,
+        )
+        for rule in rules
+    ]
+    return "; ".join(said)
 
 
 def artifacts(

@@ -75,6 +75,14 @@ def load_key_file(path: Path) -> PublicKey:
     return PublicKey.load(data, f"key file {str(path)!r}")
 
 
+def read_root(path: Path) -> bytes:
+    """The root metadata of a catalogue that is trusted at first."""
+    data = read_trusted(path, LARGEST_RULES, "root metadata")
+    if data is None:
+        raise SettingsError(f"root metadata {str(path)!r} does not exist", hint="check the path")
+    return data
+
+
 def read_trusted(path: Path, largest: int, what: str) -> bytes | None:
     """A whole file that only its owner and root can write; None when there is none."""
     try:
