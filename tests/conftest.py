@@ -87,6 +87,9 @@ def own_state() -> Iterator[None]:
     shutil.rmtree(directory, ignore_errors=True)
 
 
+Vmrun = Callable[..., Result]
+
+
 @pytest.fixture(scope="session")
 def vmrun_program() -> list[str]:
     return [sys.executable, "-m", "vmrun"]
