@@ -17,10 +17,11 @@ import pytest
 
 from tests.dockerd import dockerd
 from tests.guest_process import GuestProcess
+from tests.registry import plain_registry, registry
 from vmrun.model.base import Flavour
 from vmrun.settings import load_settings
 
-__all__ = ["dockerd"]
+__all__ = ["dockerd", "plain_registry", "registry"]
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ANYTHING = '{"default": [{"type": "insecureAcceptAnything"}]}'

@@ -18,7 +18,13 @@ import tempfile
 from pathlib import Path
 
 from oci import Contents, write_docker_archive, write_layout
-from packages import architecture, package_hashes, unpack
+from packages import (
+    architecture,
+    download,
+    download_wheels,
+    package_hashes,
+    with_dependencies,
+)
 from recipes import RECIPES, Recipe
 
 TAG = "demo"
@@ -40,7 +46,8 @@ def main() -> int:
 def build(name: str, out_dir: Path, form: str) -> None:
     """Build the image unless ``out_dir`` holds it already."""
     recipe = RECIPES[name]
-    inputs = _inputs(recipe, name, form)
+    names = with_dependencies(recipe.packages) if recipe.complete else list(recipe.packages)
+    inputs = _inputs(names, name, form)
     stamp = out_dir / _STAMP
     if stamp.exists() and stamp.read_text() == inputs:
         print(f"{out_dir}: up to date", file=sys.stderr)
@@ -51,29 +58,33 @@ def build(name: str, out_dir: Path, form: str) -> None:
     with tempfile.TemporaryDirectory(prefix=".build-", dir=out_dir.parent) as scratch:
         result = Path(scratch, "result")
         result.mkdir()
-        _write(recipe, name, form, Path(scratch), result)
+        _write(recipe, names, name, form, Path(scratch), result)
         (result / _STAMP).write_text(inputs)
         if out_dir.exists():
             shutil.rmtree(out_dir)
         result.rename(out_dir)
 
 
-def _write(recipe: Recipe, name: str, form: str, scratch: Path, result: Path) -> None:
-    downloads, root = scratch / "downloads", scratch / "root"
+def _write(
+    recipe: Recipe, names: list[str], name: str, form: str, scratch: Path, result: Path
+) -> None:
+    downloads, work = scratch / "downloads", scratch / "work"
     downloads.mkdir()
-    root.mkdir()
-    unpack(recipe.packages, downloads, root)
-    contents = Contents(recipe.collect(root), architecture(), recipe.settings)
+    work.mkdir()
+    download(names, downloads)
+    download_wheels(recipe.wheels, downloads)
+    contents = Contents(recipe.collect(downloads, work), architecture(), recipe.settings)
     if form == "oci":
         write_layout(contents, result, TAG)
     else:
         write_docker_archive(contents, result / f"{name}.tar", f"{name}:{TAG}")
 
 
-def _inputs(recipe: Recipe, name: str, form: str) -> str:
-    """A digest of all that decides the result: packages, format and these sources."""
+def _inputs(names: list[str], name: str, form: str) -> str:
+    """A digest of all that decides the result: packages, format and these sources, which pin
+    the wheels."""
     hasher = hashlib.sha256()
-    for part in (name, form, architecture(), *package_hashes(recipe.packages)):
+    for part in (name, form, architecture(), *package_hashes(names)):
         hasher.update(f"{part}\n".encode())
     for source in sorted(Path(__file__).parent.glob("*.py")):
         hasher.update(source.read_bytes())

@@ -22,12 +22,14 @@ _EPOCH = "1970-01-01T00:00:00Z"
 
 @dataclass(frozen=True)
 class Entry:
-    """A file (``data``), a symbolic link (``target``) or else a directory."""
+    """A file (``data``), a symbolic link (``target``) or else a directory. Without a ``group`` it
+    is that of the owner's number."""
 
     data: bytes | None = None
     target: str = ""
     mode: int = 0o755
     owner: int = 0
+    group: int | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ def _layer(entries: Mapping[str, Entry]) -> bytes:
             entry = entries[name]
             member = tarfile.TarInfo(name)
             member.mode = entry.mode
-            member.uid = member.gid = entry.owner
+            member.uid = entry.owner
+            member.gid = entry.owner if entry.group is None else entry.group
             if entry.data is not None:
                 member.size = len(entry.data)
             elif entry.target:

@@ -1,55 +1,97 @@
-"""Debian packages as apt finds and checks them, unpacked without being installed."""
+"""Debian packages as apt finds and checks them, unpacked without being installed, and wheels of
+Python as pip does."""
 
 from __future__ import annotations
 
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import unquote
 
-STATUS_D = "var/lib/dpkg/status.d"
-"""Where images without dpkg keep one record for each package."""
+
+def with_dependencies(names: Sequence[str]) -> list[str]:
+    """``NAME=VERSION`` of the packages, of all that they need and of all that is essential, as if
+    nothing were installed here."""
+    with tempfile.TemporaryDirectory() as empty:
+        Path(empty, "status").touch()
+        Path(empty, "archives", "partial").mkdir(parents=True)
+        options = {
+            "Dir::State::status": f"{empty}/status",
+            "Dir::Cache::archives": f"{empty}/archives",
+            "Debug::NoLocking": "1",
+            "APT::Install-Recommends": "false",
+            "APT::Architectures": architecture(),
+        }
+        flags = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
+        listed = _output(["apt-get", "-qq", "--print-uris", *flags, "install", *names])
+    # 'URI' NAME_VERSION_ARCHITECTURE.deb SIZE CHECKSUM
+    files = [shlex.split(line)[1].split("_") for line in listed.splitlines()]
+    return sorted(f"{file[0]}={unquote(file[1])}" for file in files)
 
 
 def package_hashes(names: Sequence[str]) -> list[str]:
-    """The archive's checksums of the packages that :func:`unpack` would download."""
+    """The archive's checksums of the packages that :func:`download` would download."""
     listed = _output(["apt-get", "--print-uris", "-qq", "download", *names])
     return sorted(shlex.split(line)[3] for line in listed.splitlines())
 
 
-def unpack(names: Sequence[str], downloads: Path, root: Path) -> None:
-    """Download the packages (apt verifies them) and extract their files into ``root``."""
+def download(names: Sequence[str], downloads: Path) -> None:
+    """Download the packages into a folder; apt verifies them."""
     subprocess.run(
         ["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", *names],
         cwd=downloads,
         check=True,
     )
-    for package in sorted(downloads.glob("*.deb")):
-        subprocess.run(["dpkg-deb", "--extract", package, root], check=True)
-        _record(package, root)
 
 
-def _record(package: Path, root: Path) -> None:
-    """Leave a record of the package as images without dpkg have it, so that scanners know what
-    is in there and from which version on it needs an update."""
-    control = _output(["dpkg-deb", "--field", str(package)])
-    name = _output(["dpkg-deb", "--field", str(package), "Package"]).strip()
-    records = root / STATUS_D
-    records.mkdir(parents=True, exist_ok=True)
-    (records / name).write_text(control)
-
-
-def wheel(requirement: str, downloads: Path) -> Path:
-    """Download a Python wheel, e.g. ``requests==2.19.1``, without what it depends on."""
+def download_wheels(pins: Mapping[str, str], downloads: Path) -> None:
+    """Download wheels (``NAME==VERSION`` and the SHA-256 of each), without what they need."""
+    if not pins:
+        return
+    requirements = downloads / "requirements.txt"
+    lines = [f"{pin} --hash=sha256:{digest}\n" for pin, digest in pins.items()]
+    requirements.write_text("".join(lines))
     subprocess.run(
         [
-            *(sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"),
-            *("--no-deps", "--only-binary=:all:", "--dest", str(downloads), requirement),
+            *(sys.executable, "-m", "pip", "-qq", "--disable-pip-version-check", "download"),
+            *("--no-deps", "--only-binary=:all:", "--require-hashes"),
+            *("--dest", downloads, "--requirement", requirements),
         ],
         check=True,
     )
-    return next(downloads.glob("*.whl"))
+
+
+def extract(downloads: Path, root: Path) -> None:
+    """The files of all packages in ``downloads``, into ``root``."""
+    for package in packages_in(downloads):
+        subprocess.run(["dpkg-deb", "--extract", package, root], check=True)
+
+
+def packages_in(downloads: Path) -> list[Path]:
+    """The packages in a folder."""
+    return sorted(downloads.glob("*.deb"))
+
+
+def control(package: Path) -> str:
+    """The fields of a package, as its database of installed packages has them."""
+    return _output(["dpkg-deb", "--field", str(package)])
+
+
+def checksums(package: Path) -> bytes:
+    """The package's list of its files: their MD5 sums and paths."""
+    with tempfile.TemporaryDirectory() as directory:
+        subprocess.run(["dpkg-deb", "--control", package, directory], check=True)
+        return Path(directory, "md5sums").read_bytes()
+
+
+def files(package: Path) -> bytes:
+    """The package's files as a tar."""
+    return subprocess.run(
+        ["dpkg-deb", "--fsys-tarfile", package], check=True, stdout=subprocess.PIPE
+    ).stdout
 
 
 def architecture() -> str:

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import subprocess
-import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import debian
 from oci import Entry
-from packages import STATUS_D, wheel
+from packages import checksums, control, extract, packages_in
 
 _PASSWD = b"root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000:app:/home/app:/bin/sh\n"
 _GROUP = b"root:x:0:\napp:x:1000:\n"
+_STATUS_D = "var/lib/dpkg/status.d"
+VULNERABLE = "requests==2.19.1"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """``collect`` turns the unpacked packages into the entries of the image."""
+    """``collect`` turns the downloaded packages and wheels into the entries of the image; its
+    second argument is an empty folder. ``complete``: all that the packages need is taken, too."""
 
     packages: tuple[str, ...]
-    collect: Callable[[Path], Mapping[str, Entry]]
+    collect: Callable[[Path, Path], Mapping[str, Entry]]
     settings: Mapping[str, object]
+    complete: bool = False
+    wheels: Mapping[str, str] = field(default_factory=dict)
 
 
-def _busybox(root: Path) -> Mapping[str, Entry]:
+def _busybox(downloads: Path, root: Path) -> Mapping[str, Entry]:
+    extract(downloads, root)
     binary = root / "bin" / "busybox"
     if not binary.exists():
         binary = root / "usr" / "bin" / "busybox"
@@ -34,46 +40,53 @@ def _busybox(root: Path) -> Mapping[str, Entry]:
         **{path: Entry() for path in directories},
         **{f"bin/{applet}": Entry(target="busybox") for applet in listed.stdout.split()},
         "bin/busybox": Entry(binary.read_bytes()),
+        "etc/os-release": Entry((root / "usr/lib/os-release").read_bytes(), mode=0o644),
         "etc/passwd": Entry(_PASSWD, mode=0o644),
         "etc/group": Entry(_GROUP, mode=0o644),
-        "etc/os-release": Entry(Path("/etc/os-release").read_bytes(), mode=0o644),
         "home/app": Entry(owner=1000),
         "tmp": Entry(mode=0o1777),
         "usr/bin/env": Entry(target="../../bin/busybox"),
-        **_tree(root, STATUS_D),
+        **_recorded(downloads, "busybox-static"),
     }
 
 
-def _vulnerable(root: Path) -> Mapping[str, Entry]:
-    """busybox, and an old Python package with a known hole: a wheel as pip would unpack it."""
-    downloads = root.parent / "wheels"
-    downloads.mkdir(exist_ok=True)
-    with zipfile.ZipFile(wheel(VULNERABLE, downloads)) as archive:
-        archive.extractall(root / _SITE)
-    return {**_busybox(root), **_tree(root, _SITE)}
+def _recorded(downloads: Path, name: str) -> Mapping[str, Entry]:
+    """The record of a package in an image that has no dpkg, as in Debian's distroless images."""
+    package = next(path for path in packages_in(downloads) if path.name.startswith(f"{name}_"))
+    return {
+        f"{_STATUS_D}/{name}": Entry(control(package).encode(), mode=0o644),
+        f"{_STATUS_D}/{name}.md5sums": Entry(checksums(package), mode=0o644),
+    }
 
 
-def _tree(root: Path, below: str) -> Mapping[str, Entry]:
-    """The files in a folder, and all folders on the way to them."""
-    files = sorted(path for path in (root / below).rglob("*") if path.is_file())
-    entries = {str(path.relative_to(root)): Entry(path.read_bytes(), mode=0o644) for path in files}
-    parents = {str(parent) for name in entries for parent in Path(name).parents} - {"."}
-    return {**{parent: Entry() for parent in sorted(parents)}, **entries}
+def _vulnerable(downloads: Path, root: Path) -> Mapping[str, Entry]:
+    """busybox, and an old Python package with a known hole, as pip would install it."""
+    wheels = debian.installed_wheels(downloads, "usr/lib/python3/dist-packages")
+    return {**_busybox(downloads, root), **wheels}
 
-
-VULNERABLE = "requests==2.19.1"
-_SITE = "usr/lib/python3/dist-packages"
 
 RECIPES: Mapping[str, Recipe] = {
     # The image names no user, so it says root: vmrun's default profile maps that away.
     "busybox": Recipe(
-        packages=("busybox-static",),
+        # Of base-files the image has but /etc/os-release, which says whose package it is.
+        packages=("busybox-static", "base-files"),
         collect=_busybox,
         settings={"Cmd": ["sh"], "Env": ["PATH=/bin:/usr/bin"]},
     ),
     "vulnerable": Recipe(
-        packages=("busybox-static",),
+        packages=("busybox-static", "base-files"),
         collect=_vulnerable,
         settings={"Cmd": ["sh"], "Env": ["PATH=/bin:/usr/bin"]},
+        wheels={VULNERABLE: debian.WHEELS[VULNERABLE]},
+    ),
+    "debian": Recipe(
+        packages=debian.PACKAGES,
+        collect=debian.collect,
+        settings={
+            "Cmd": ["bash"],
+            "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+        },
+        complete=True,
+        wheels=debian.WHEELS,
     ),
 }

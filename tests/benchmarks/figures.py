@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -96,6 +97,23 @@ def phases(image: str) -> list[dict[str, Any]]:
         return found
 
 
+def sign(image: str, scratch: Path) -> None:
+    """Sign the image and allow it, so that every run verifies and scans as a user's does."""
+    policy, rules, name = scratch / "policy.json", scratch / "trust.toml", "registry.example.com/b"
+    os.environ |= {
+        "VMRUN_KEY_PASSWORD": "benchmark",
+        "VMRUN_POLICY": str(policy),
+        "VMRUN_TRUST_RULES": str(rules),
+    }
+    rules.write_text("version = 1\n[scan]\nrequired = true\n")
+    policy.write_text('{"default": [{"type": "reject"}]}')
+    folder, key = image.split(":")[1], str(scratch / "key")
+    command_seconds(["key", "generate", "--out", key])
+    command_seconds(["image", "sign", "--key", f"{key}.key", "--identity", f"{name}:1", image])
+    allow = ["--transport", "oci", "--key", f"{key}.pub", "--identity-repository", name]
+    command_seconds(["policy", "allow", folder, *allow])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5)
@@ -107,6 +125,7 @@ def main() -> None:
             [sys.executable, build, "busybox", f"{scratch}/image"], check=True, timeout=300
         )
         image = f"oci:{scratch}/image:demo"
+        sign(image, Path(scratch))
         figures = measure_all(options.runs, image)
         profile = phases(image)
     if options.json:

@@ -1,4 +1,4 @@
-"""Signatures and attestations between vmrun and live peers: cosign 2 and 3, skopeo, docker-registry.
+"""Signatures and attestations between vmrun and live peers: cosign 2 and 3, and skopeo.
 
 What each of them accepts and refuses is asked of the program itself, in both directions.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from tests.images import (
     write_files,
 )
 from tests.peers import Peer
+from tests.registry import RealRegistry
 from vmrun.image.reference import parse_reference
 from vmrun.image.registry.artifacts import RegistryArtifacts, open_artifacts
 from vmrun.image.registry.options import RegistryOptions
@@ -152,50 +152,14 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A docker-registry of our own on a free port."""
-    if shutil.which("docker-registry") is None:
-        pytest.skip("docker-registry is not installed")
-    folder = tmp_path_factory.mktemp("registry")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    (folder / "config.yml").write_text(
-        "version: 0.1\nlog: {level: error}\nstorage:\n  filesystem: {rootdirectory: "
-        f"{folder / 'data'}}}\nhttp: {{addr: '{address}'}}\n"
-    )
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            ["docker-registry", "serve", folder / "config.yml"], stdout=log, stderr=log
-        )
-    try:
-        _wait_for(address, process)
-        yield address
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def _wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
-    host, _, port = address.partition(":")
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            socket.create_connection((host, int(port)), timeout=1).close()
-            return
-        except OSError:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-
-
-@pytest.fixture(scope="module")
 def site(
-    host: str, tmp_path_factory: pytest.TempPathFactory, vmrun_program: list[str]
+    plain_registry: RealRegistry,
+    tmp_path_factory: pytest.TempPathFactory,
+    vmrun_program: list[str],
 ) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
-    cosign = peers.cosign(folder, PASSPHRASE)
-    made = Site(host, folder, cosign, peers.skopeo(folder, PASSPHRASE), vmrun_program)
+    cosign, skopeo = peers.cosign(folder, PASSPHRASE), peers.skopeo(folder, PASSPHRASE)
+    made = Site(plain_registry.host, folder, cosign, skopeo, vmrun_program)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COSIGN_PASSWORD", PASSPHRASE)
         patch.delenv("VMRUN_KEY_PASSWORD", raising=False)
@@ -218,6 +182,16 @@ def trusted_root(site: Site) -> Path:
     return path
 
 
+def signing_config(site: Site) -> Path:
+    """For cosign 3: neither logs nor timestamps."""
+    kind = "application/vnd.dev.sigstore.signingconfig.v0.2+json"
+    any_of_none = {"selector": "ANY"}
+    path = site.folder / "signing-config.json"
+    fields = {"mediaType": kind, "rekorTlogConfig": any_of_none, "tsaConfig": any_of_none}
+    path.write_text(json.dumps(fields))
+    return path
+
+
 # --- keys ------------------------------------------------------------------------------------
 
 
@@ -227,14 +201,32 @@ def test_cosign_reads_keys_that_vmrun_made(site: Site) -> None:
     assert PublicKey.load(printed.out.encode(), "cosign's").key_id == mine.key_id
 
 
-@pytest.mark.parametrize("kind", ["ecdsa", "rsa", "ed25519"])
-def test_vmrun_signs_with_keys_that_cosign_imported(site: Site, kind: str) -> None:
-    key = {
-        "ecdsa": lambda: ec.generate_private_key(ec.SECP384R1()),
+@pytest.mark.parametrize("kind", ["p384", "rsa", "ed25519"])
+def test_other_kinds_of_keys_sign_for_both(site: Site, kind: str) -> None:
+    """cosign of Debian 13 imports Ed25519 keys only, but signs with all of these."""
+    generated = {
+        "p384": lambda: ec.generate_private_key(ec.SECP384R1()),
         "rsa": lambda: rsa.generate_private_key(65537, 2048),
         "ed25519": ed25519.Ed25519PrivateKey.generate,
     }[kind]()
-    plain, pair = site.folder / f"{kind}.pem", site.folder / f"imported-{kind}"
+    key, pair = PrivateKey(generated, kind), site.folder / kind
+    pair.with_suffix(".key").write_bytes(key.encrypted_pem(PASSPHRASE.encode()))
+    pair.with_suffix(".pub").write_bytes(key.public.pem)
+    name = site.push(f"keys/{kind}")
+    site.cosign.must(
+        *("sign", "--key", pair.with_suffix(".key"), "--sign-container-identity", name),
+        *(*COSIGN_SIGN, name),
+    )
+    assert site.verify(name, pair)[0] == 0
+    name = site.push(f"keys/{kind}-ours")
+    site.sign(name, key=pair.with_suffix(".key"))
+    assert site.cosign_verifies(name, pair)
+    assert not site.cosign_verifies(name, site.ours)
+
+
+def test_vmrun_signs_with_a_key_that_cosign_imported(site: Site) -> None:
+    key = ed25519.Ed25519PrivateKey.generate()
+    plain, pair = site.folder / "plain.pem", site.folder / "imported"
     plain.write_bytes(
         key.private_bytes(
             serialization.Encoding.PEM,
@@ -243,10 +235,9 @@ def test_vmrun_signs_with_keys_that_cosign_imported(site: Site, kind: str) -> No
         )
     )
     site.cosign.must("import-key-pair", "--key", plain, "--output-key-prefix", pair)
-    name = site.push(f"keys/{kind}")
+    name = site.push("keys/imported")
     site.sign(name, key=pair.with_suffix(".key"))
     assert site.cosign_verifies(name, pair)
-    assert not site.cosign_verifies(name, site.ours)
     assert site.verify(name, pair)[0] == 0
 
 
@@ -325,6 +316,16 @@ def test_cosign_verifies_a_saved_layout(site: Site) -> None:
     assert site.cosign(*verify, site.theirs.with_suffix(".pub"), layout).status != 0
 
 
+def test_cosign_verifies_a_layout_that_vmrun_signed(site: Site) -> None:
+    layout = plain_image().write_layout(site.folder / "own-layout")
+    key = site.ours.with_suffix(".key")
+    name = "registry.example.com/team/app:1"
+    site.must("image", "sign", "--key", key, "--identity", name, f"oci:{layout}:demo")
+    verify = ("verify", "--insecure-ignore-tlog", "--local-image", "--key")
+    site.cosign.must(*verify, site.ours.with_suffix(".pub"), layout)
+    assert site.cosign(*verify, site.theirs.with_suffix(".pub"), layout).status != 0
+
+
 # --- what others sign ------------------------------------------------------------------------
 
 
@@ -356,14 +357,8 @@ def test_what_cosign_signs_by_itself_names_the_repository_only(site: Site, tmp_p
 
 def test_bundles_of_cosign_3_name_nothing_and_are_refused(site: Site, cosign_3: Peer) -> None:
     name = site.push("team/theirs3")
-    config = site.folder / "signing-config.json"
-    kind = "application/vnd.dev.sigstore.signingconfig.v0.2+json"
-    config.write_text(
-        json.dumps(
-            {"mediaType": kind, "rekorTlogConfig": {"selector": "ANY"}, "tsaConfig": {"selector": "ANY"}}
-        )
-    )  # fmt: skip
     key = site.theirs.with_suffix(".key")
+    config = signing_config(site)
     cosign_3.must("sign", "--key", key, "--signing-config", config, "--yes", *COSIGN_HTTP, name)
     status, text = site.verify(name, site.theirs)
     assert status != 0
@@ -468,6 +463,25 @@ def test_vmrun_reads_what_cosign_attested(site: Site, form: str, tmp_path: Path)
     assert none == ()
     assert "by none of these keys" in why[0]
     assert attestations(store, (manifest.digest,), CYCLONEDX, [theirs])[0] == ()
+
+
+def test_attestations_of_cosign_3_are_read_too(
+    site: Site, cosign_3: Peer, trusted_root: Path, tmp_path: Path
+) -> None:
+    name = site.push("team/attested3")
+    (tmp_path / "report.json").write_text(json.dumps(REPORT))
+    cosign_3.must(
+        *("attest", "--key", site.theirs.with_suffix(".key"), "--type", "vuln"),
+        *("--predicate", tmp_path / "report.json", "--signing-config", signing_config(site)),
+        *("--yes", *COSIGN_HTTP, name),
+    )
+    store, manifest = site.store(name, push=True)
+    theirs, ours = site.key(site.theirs), site.key(site.ours)
+    (found,), _ = attestations(store, (manifest.digest,), VULNERABILITIES, [theirs.public])
+    assert found.statement.predicate == REPORT
+    attest(store, manifest, name, VULNERABILITIES, REPORT, ours, now=time.time())
+    ask = ("verify-attestation", "--type", "vuln", "--trusted-root", trusted_root, *COSIGN_VERIFY)
+    cosign_3.must(*ask, "--key", site.ours.with_suffix(".pub"), name)
 
 
 def test_an_attestation_is_no_signature(site: Site) -> None:

@@ -161,6 +161,49 @@ def test_an_exception_lets_it_run_until_it_expires(firm: Firm, tmp_path: Path) -
     assert "expired" in done.err
 
 
+def test_a_bill_of_health_from_elsewhere(firm: Firm, tmp_path: Path) -> None:
+    """Signed in CI, judged here, where there are no advisories; one by another key is none."""
+    name = firm.publish("demo/attested:1", firm.vulnerable)
+    scan = firm.vmrun("image", "scan", "--key", str(firm.company.key), name)
+    assert scan.status == 1
+    (tmp_path / "nothing").mkdir()
+    text = '[scan]\nmax_db_age = "36500d"\nattested_by = ["{}"]\n'
+    for key_id, expected in (
+        (firm.key_id(), "FAIL"),
+        ("sha256:" + "0" * 64, "NOT-SCANNED"),
+    ):
+        rules = firm.rules(tmp_path, text.format(key_id))
+        words = ("--trust-rules", rules, "--advisories", str(tmp_path / "nothing"))
+        state = str(tmp_path / key_id[7:15])
+        done = firm.vmrun("plan", *words, name, "--", "true", VMRUN_STATE_DIR=state)
+        assert done.status == 1
+        assert f"not healthy: {expected}" in done.err
+        assert ("PYSEC-2018-28" in done.err) == (expected == "FAIL")
+
+
+@pytest.mark.parametrize("scope", ["demo", "demo/listed:1"])
+def test_a_catalogue_says_what_a_name_means_now(firm: Firm, tmp_path: Path, scope: str) -> None:
+    """Signed, healthy, and not (or not any more) what the catalogue names."""
+    name = firm.publish("demo/listed:1")
+    folder, env = tmp_path / "catalogue", {"VMRUN_CATALOGUE_PASSPHRASE": "catalogue"}
+    assert firm.vmrun("catalogue", "init", str(folder), **env).status == 0
+    assert firm.vmrun("catalogue", "add", str(folder), name, **env).status == 0
+    rules = firm.rules(
+        tmp_path,
+        f'[[catalogue]]\nname = "c"\nsource = "{folder}"\nroot = "{folder}/1.root.json"\n'
+        f'scopes = ["{firm.company.name(scope)}"]\n',
+    )
+    words = ("--trust-rules", rules)
+    good = firm.vmrun("plan", *words, name, "--", "true")
+    assert good.status == 0, good.err
+    assert "catalogue" in good.err
+    firm.publish("demo/listed:1", firm.vulnerable)
+    assert "names sha256:" in firm.refused(name, *words)
+    firm.publish("demo/listed:1")
+    assert firm.vmrun("catalogue", "remove", str(folder), name, **env).status == 0
+    assert "catalogue" in firm.refused(name, *words)
+
+
 def test_a_revoked_key(firm: Firm, tmp_path: Path) -> None:
     name = firm.publish("demo/revoked-key:1")
     rules = firm.rules(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable
-from functools import cache
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vmrun.cli import catalogue_options as c
 from vmrun.cli import image_options as i
 from vmrun.cli.output import note, print_json, table
 from vmrun.model.errors import UsageError
@@ -18,8 +17,7 @@ from vmrun.trust.tuf_roles import KeyType, Role
 
 if TYPE_CHECKING:
     from vmrun.model.digest import Digest
-    from vmrun.trust.catalogue_publish import Listing, Publisher
-    from vmrun.trust.tuf_keys import KeyFolder
+    from vmrun.trust.catalogue_publish import Listing
 
 app = typer.Typer(
     help="Catalogues: which digest a name has now, signed, with an expiry date.",
@@ -27,31 +25,15 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Directory = Annotated[
-    Path, typer.Argument(metavar="DIR", help="The published directory.", show_default=False)
-]
-Keys = Annotated[
-    Path | None,
-    typer.Option(help="Folder of private keys; default: DIR.keys.", show_default=False),
-]
-PassphraseFile = Annotated[
-    Path | None,
-    typer.Option(
-        help="File whose first line is the passphrase of the root and targets keys.",
-        show_default=False,
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-_VARIABLE = "VMRUN_CATALOGUE_PASSPHRASE"
-_LARGEST = 64 * 1024
+_LARGEST_ROOT = 512_000
 _SOON = 14 * 24 * 3600.0
 
 
 @app.command("init")
 def init_command(
-    directory: Directory,
-    keys: Keys = None,
-    passphrase_file: PassphraseFile = None,
+    directory: c.Directory,
+    keys: c.Keys = None,
+    passphrase_file: c.PassphraseFile = None,
     key_type: Annotated[
         KeyType, typer.Option(help="ecdsa is on the curve P-256.")
     ] = KeyType.ED25519,
@@ -63,20 +45,20 @@ def init_command(
     targets_days: Annotated[int, typer.Option(help="… the list of names.")] = 90,
     snapshot_days: Annotated[int, typer.Option(help="… the snapshot.")] = 30,
     timestamp_days: Annotated[int, typer.Option(help="… the timestamp.")] = 7,
-    json: Json = False,
+    json: c.Json = False,
 ) -> None:
     """Make an empty catalogue, and keys for it in a folder of their own."""
     from vmrun.trust.catalogue_publish import create_catalogue
     from vmrun.trust.tuf_keys import KeyFolder
     from vmrun.trust.tuf_sign import Lifetimes
 
-    folder = KeyFolder(
-        keys or _beside(directory), _passphrase(passphrase_file, "new keys", confirm=True)
-    )
+    ask = c.passphrase(passphrase_file, "new keys", confirm=True)
+    ask()  # before anything is made
+    folder = KeyFolder(keys or c.beside(directory), ask)
     listing = create_catalogue(
         directory,
         folder,
-        now=_now(),
+        now=time.time(),
         root_keys=root_keys,
         root_threshold=root_threshold,
         lifetimes=Lifetimes(root_days, targets_days, snapshot_days, timestamp_days),
@@ -92,7 +74,7 @@ def init_command(
 
 @app.command("add")
 def add_command(
-    directory: Directory,
+    directory: c.Directory,
     name: Annotated[str, typer.Argument(help="HOST/REPOSITORY:TAG.", show_default=False)],
     digest: Annotated[
         str | None,
@@ -106,23 +88,23 @@ def add_command(
         int | None,
         typer.Option(help="The manifest's bytes; default: ask the registry.", show_default=False),
     ] = None,
-    keys: Keys = None,
-    passphrase_file: PassphraseFile = None,
+    keys: c.Keys = None,
+    passphrase_file: c.PassphraseFile = None,
     plain_http: i.PlainHttp = False,
     cert_dir: i.CertDir = None,
     authfile: i.AuthFile = None,
-    json: Json = False,
+    json: c.Json = False,
 ) -> None:
     """Let a name mean a digest from now on."""
     from vmrun.model.digest import Digest
 
-    key = _name(name)
+    key = c.listed_name(name)
     wanted = Digest.parse(digest) if digest is not None else None
     if length is not None and wanted is None:
         raise UsageError("--length without DIGEST", hint="give both, or neither")
     if wanted is None or length is None:
         wanted, length = _resolve(key, wanted, plain_http, cert_dir, authfile)
-    listing = _publisher(directory, keys, passphrase_file).add(key, wanted, length)
+    listing = c.publisher(directory, keys, passphrase_file).add(key, wanted, length)
     _report(listing, {"name": key, "digest": wanted, "length": length}, json=json)
     if not json:
         print(f"{key}@{wanted}")
@@ -130,27 +112,27 @@ def add_command(
 
 @app.command("remove")
 def remove_command(
-    directory: Directory,
+    directory: c.Directory,
     name: Annotated[str, typer.Argument(help="HOST/REPOSITORY:TAG.", show_default=False)],
-    keys: Keys = None,
-    passphrase_file: PassphraseFile = None,
-    json: Json = False,
+    keys: c.Keys = None,
+    passphrase_file: c.PassphraseFile = None,
+    json: c.Json = False,
 ) -> None:
     """Remove a name: readers refuse its image from now on."""
-    key = _name(name)
-    listing = _publisher(directory, keys, passphrase_file).remove(key)
+    key = c.listed_name(name)
+    listing = c.publisher(directory, keys, passphrase_file).remove(key)
     _report(listing, {"name": key}, json=json)
     if not json:
         print(key)
 
 
 @app.command("ls")
-def ls_command(directory: Directory, keys: Keys = None, json: Json = False) -> None:
+def ls_command(directory: c.Directory, keys: c.Keys = None, json: c.Json = False) -> None:
     """List the names, and say when what expires."""
     from vmrun.trust.catalogue_publish import list_catalogue
 
-    place = keys or _beside(directory)
-    folder = _key_folder(place, None) if keys is not None or place.is_dir() else None
+    place = keys or c.beside(directory)
+    folder = c.key_folder(place, None) if keys is not None or place.is_dir() else None
     listing = list_catalogue(directory, folder)
     _report(listing, {}, json=json)
     if json:
@@ -163,14 +145,14 @@ def ls_command(directory: Directory, keys: Keys = None, json: Json = False) -> N
 
 @app.command("refresh")
 def refresh_command(
-    directory: Directory,
+    directory: c.Directory,
     role: Annotated[Role, typer.Option(help="What to sign again.")] = Role.TIMESTAMP,
-    keys: Keys = None,
-    passphrase_file: PassphraseFile = None,
-    json: Json = False,
+    keys: c.Keys = None,
+    passphrase_file: c.PassphraseFile = None,
+    json: c.Json = False,
 ) -> None:
     """Sign the timestamp (or another role) again before it expires; for a timer."""
-    listing = _publisher(directory, keys, passphrase_file).refresh(role)
+    listing = c.publisher(directory, keys, passphrase_file).refresh(role)
     _report(listing, {}, json=json)
     if not json:
         version, expires = listing.roles[role]
@@ -179,18 +161,18 @@ def refresh_command(
 
 @app.command("rotate")
 def rotate_command(
-    directory: Directory,
+    directory: c.Directory,
     role: Annotated[Role, typer.Option(help="Whose keys.", show_default=False)],
     key: Annotated[
         str | None,
         typer.Option(help="Only the key whose id begins so.", show_default=False),
     ] = None,
-    keys: Keys = None,
-    passphrase_file: PassphraseFile = None,
-    json: Json = False,
+    keys: c.Keys = None,
+    passphrase_file: c.PassphraseFile = None,
+    json: c.Json = False,
 ) -> None:
     """Replace a role's keys by new ones, with a new root that no longer names the old."""
-    publisher = _publisher(directory, keys, passphrase_file)
+    publisher = c.publisher(directory, keys, passphrase_file)
     listing, fresh = publisher.rotate(role, key)
     _report(listing, {"role": role, "keys": fresh}, json=json)
     if not json:
@@ -209,7 +191,7 @@ def verify_command(
         typer.Option(help="The root metadata to trust; default: DIR/1.root.json."),
     ] = None,
     cert_dir: i.CertDir = None,
-    json: Json = False,
+    json: c.Json = False,
 ) -> None:
     """Look a name up as a reader who never saw the catalogue before."""
     import tempfile
@@ -222,16 +204,16 @@ def verify_command(
         raise UsageError("a URL proves nothing about itself", hint="give --root FILE")
     place = source if remote else str(Path(source).absolute())
     file = root or Path(place) / "1.root.json"
-    data = read_trusted(file, _LARGEST * 8, "root metadata")
+    data = read_trusted(file, _LARGEST_ROOT, "root metadata")
     if data is None:
         raise UsageError(f"{file} does not exist", hint="name the root with --root")
     with tempfile.TemporaryDirectory(prefix="vmrun-catalogue.") as scratch:
         entry = look_up(
-            _name(name),
+            c.listed_name(name),
             source=place,
             root=data,
             state=Path(scratch) / "trusted",
-            now=_now(),
+            now=time.time(),
             cert_dirs=i.settings_with(cert_dir=cert_dir).cert_dirs,
         )
     if json:
@@ -242,65 +224,6 @@ def verify_command(
 
 
 # --- what they share ------------------------------------------------------------------------
-
-
-def _publisher(directory: Path, keys: Path | None, passphrase_file: Path | None) -> Publisher:
-    from vmrun.trust.catalogue_publish import Publisher
-
-    folder = _key_folder(keys or _beside(directory), passphrase_file)
-    return Publisher(directory, folder, now=_now())
-
-
-def _key_folder(place: Path, passphrase_file: Path | None) -> KeyFolder:
-    from vmrun.trust.tuf_keys import KeyFolder
-
-    return KeyFolder(place, _passphrase(passphrase_file, "keys"))
-
-
-def _beside(directory: Path) -> Path:
-    absolute = directory.absolute()
-    return absolute.with_name(f"{absolute.name}.keys")
-
-
-def _passphrase(file: Path | None, what: str, *, confirm: bool = False) -> Callable[[], bytes]:
-    @cache
-    def ask() -> bytes:
-        if file is not None:
-            try:
-                text = file.read_bytes()[:_LARGEST].partition(b"\n")[0].rstrip(b"\r")
-            except OSError as error:
-                raise UsageError(
-                    f"--passphrase-file {file}: {error.strerror}", hint="name a file you may read"
-                ) from None
-        elif _VARIABLE in os.environ:
-            text = os.environ[_VARIABLE].encode()
-        elif sys.stdin.isatty():
-            prompt = f"Passphrase of the {what} of root and targets"
-            said: str = typer.prompt(prompt, hide_input=True, confirmation_prompt=confirm, err=True)
-            text = said.encode()
-        else:
-            raise UsageError(
-                "keys of root and targets need a passphrase, and there is no terminal to ask at",
-                hint=f"give --passphrase-file, or set {_VARIABLE}",
-            )
-        if not text:
-            raise UsageError("the passphrase is empty", hint="choose one")
-        return text
-
-    return ask
-
-
-def _name(text: str) -> str:
-    from vmrun.image.reference import parse_reference
-    from vmrun.trust.catalogue import catalogue_name
-
-    reference = parse_reference(text)
-    name = catalogue_name(reference) if reference.digest is None else None
-    if name is None:
-        raise UsageError(
-            f"{text[:200]!r} is not a name that a catalogue lists", hint="give HOST/REPOSITORY:TAG"
-        )
-    return name
 
 
 def _resolve(
@@ -326,7 +249,7 @@ def _report(listing: Listing, values: dict[str, Any], *, json: bool) -> None:
     if json:
         print_json({**values, **_as_json(listing)})
     for role, (_, expires) in listing.roles.items():
-        if role in ("root", "targets") and expires - _now() < _SOON:
+        if role in ("root", "targets") and expires - time.time() < _SOON:
             note(f"{role} expires {_date(expires)}: run 'vmrun catalogue refresh --role {role}'")
 
 
@@ -344,12 +267,4 @@ def _as_json(listing: Listing) -> dict[str, Any]:
 
 
 def _date(seconds: float) -> str:
-    from datetime import UTC, datetime
-
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _now() -> float:
-    import time
-
-    return time.time()

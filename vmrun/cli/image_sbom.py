@@ -6,15 +6,18 @@ import os
 import tempfile
 import time
 from enum import StrEnum
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vmrun.cli import image_options as i
-from vmrun.cli.output import note, print_json, table
+from vmrun.cli.output import as_json, note, table
 from vmrun.image.reference import parse_reference
-from vmrun.model.errors import StateError
+from vmrun.model.errors import StateError, UsageError
+
+_EPOCH_DIGITS = 11  # more than these are beyond the year 9999
 
 
 class Format(StrEnum):
@@ -37,7 +40,7 @@ def sbom_command(
 
     SOURCE_DATE_EPOCH, where it is set, is the document's time.
     """
-    reference = parse_reference(image)
+    reference, created = parse_reference(image), _created()
     settings = i.settings_with(cert_dir=cert_dir, authfile=authfile)
 
     from vmrun.run.images import find
@@ -53,18 +56,36 @@ def sbom_command(
         listed = catalogue(fetched)
     for text in listed.unreadable:
         note(f"not read: {text}")
+    for text in listed.unseen:
+        note(f"not looked at: {text}")
     if form is Format.TABLE and not json:
-        rows = [(p.kind.value, p.name, p.version, p.source, p.path) for p in listed.packages]
-        print(table(rows, header=("kind", "name", "version", "source", "recorded in")))
-        return
-    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
-    created = float(epoch) if epoch.isdecimal() and len(epoch) < 12 else time.time()
-    document = cyclonedx(listed, fetched, created=created)
+        rows = [
+            (p.kind.value, p.name, p.version, p.source, p.architecture, p.path)
+            for p in listed.packages
+        ]
+        header = ("kind", "name", "version", "source", "architecture", "recorded in")
+        text = table(rows, header=header)
+    else:
+        text = dumps(as_json(cyclonedx(listed, fetched, created=created)), indent=2)
     if output is None:
-        print_json(document)
+        print(text)
         return
     try:
-        with output.open("w", encoding="utf-8") as file:
-            print_json(document, file)
+        output.write_text(f"{text}\n", encoding="utf-8")
     except OSError as error:
-        raise StateError(f"cannot write {output}: {error.strerror}") from None
+        raise StateError(
+            f"cannot write {str(output)!r}: {error.strerror}", hint="name another file"
+        ) from None
+
+
+def _created() -> float:
+    """The document's time (reproducible-builds.org, SOURCE_DATE_EPOCH), or now."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if not epoch:
+        return time.time()
+    if not (epoch.isascii() and epoch.isdecimal()) or len(epoch) > _EPOCH_DIGITS:
+        raise UsageError(
+            f"SOURCE_DATE_EPOCH {epoch[:80]!r} is no number of seconds since 1970",
+            hint="unset it, or set it to one, e.g. SOURCE_DATE_EPOCH=$(date +%s)",
+        )
+    return float(epoch)

@@ -180,12 +180,17 @@ def _table(bill: BillOfHealth) -> str:
         for f in bill.scan.findings
     ]
     header = ("gate", "severity", "package", "installed", "fixed in", "id", "also")
-    lines = [table(rows, header=header), ""] if rows else []
-    lines += [f"  {reason}" for reason in bill.reasons]
+    lines = [table([tuple(map(_plain, r)) for r in rows], header=header), ""] if rows else []
+    lines += [f"  {_plain(reason)}" for reason in bill.reasons]
     databases = ", ".join(f"{d.name} ({d.advisories})" for d in bill.scan.databases) or "none"
     lines.append(f"{bill.scan.packages} packages, {len(rows)} findings; databases: {databases}")
     lines.append(f"{bill.verdict}  {bill.scan.digest}")
     return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """What advisories and scanners say, without what would steer a terminal."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _cut(text: str) -> str:

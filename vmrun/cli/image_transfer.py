@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from threading import Lock
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +20,11 @@ from vmrun.image.reference import parse_reference
 from vmrun.model.errors import UsageError
 from vmrun.model.image import Reference, Transport
 from vmrun.model.quantity import format_size
+
+if TYPE_CHECKING:
+    from vmrun.run.images import ImageOptions
+
+_EVERY = 0.1
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result.")]
@@ -34,8 +45,8 @@ def pull_command(
     from vmrun.run.images import find
     from vmrun.run.remember import Memory
 
-    options = i.image_options(settings, plain_http=plain_http)
     with (
+        _shown(i.image_options(settings, plain_http=plain_http), quiet=quiet) as options,
         tempfile.TemporaryDirectory(prefix="vmrun-pull.") as scratch,
         find(reference, Path(scratch) / "image", settings.directories, options) as found,
     ):
@@ -71,8 +82,8 @@ def push_command(
     from vmrun.run.images import find
     from vmrun.run.remember import Memory
 
-    options = i.image_options(settings, plain_http=plain_http)
     with (
+        _shown(i.image_options(settings, plain_http=plain_http), quiet=quiet) as options,
         tempfile.TemporaryDirectory(prefix="vmrun-push.") as scratch,
         find(from_reference, Path(scratch) / "image", settings.directories, options) as found,
     ):
@@ -86,6 +97,54 @@ def push_command(
     moved = pushed.transfer
     if not quiet:
         note(f"{moved.moved} blobs moved ({format_size(moved.bytes)}), {moved.present} were there")
+
+
+class _Line:
+    """Progress as one line of a terminal; threads may share it."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._expected = 0
+        self._done = 0
+        self._shown = 0.0
+
+    def expect(self, size: int) -> None:
+        """About ``size`` more bytes are going to move."""
+        with self._lock:
+            self._expected += size
+
+    def advance(self, size: int) -> None:
+        """``size`` more bytes have moved."""
+        with self._lock:
+            self._done += size
+            if time.monotonic() - self._shown >= _EVERY:
+                self._shown = time.monotonic()
+                # A blob that was sent once more counts twice.
+                done = min(self._done, self._expected)
+                self._write(f"{format_size(done)} of {format_size(self._expected)}")
+
+    def clear(self) -> None:
+        """Leave the terminal as it was."""
+        with self._lock:
+            if self._shown:
+                self._write("")
+
+    def _write(self, text: str) -> None:
+        sys.stderr.write(f"\r\x1b[K{text}")
+        sys.stderr.flush()
+
+
+@contextmanager
+def _shown(options: ImageOptions, *, quiet: bool) -> Iterator[ImageOptions]:
+    """The options with progress on stderr, where that is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield options
+        return
+    line = _Line()
+    try:
+        yield replace(options, registry=replace(options.registry, progress=line))
+    finally:
+        line.clear()
 
 
 def _in_registry(text: str) -> Reference:

@@ -12,6 +12,7 @@ import typer
 
 from vmrun.cli import image_options as i
 from vmrun.cli.output import note, print_json
+from vmrun.cli.policy_words import requirements, rules_of
 from vmrun.model.errors import StateError
 from vmrun.model.image import Transport
 
@@ -99,7 +100,7 @@ def check_command(
 
     layers = _layers(policy, trust_rules)
     for layer in layers:
-        _requirements(layer, None)  # loads every key
+        requirements(layer, None)  # loads every key
     Ledger(i.settings_with().directories.ledger).entries()
     _warn(layers, None)
     files = [file for layer in layers for file in layer.files]
@@ -136,7 +137,7 @@ def show_command(
                 "layers": [
                     {
                         "files": layer.files,
-                        "requirements": _requirements(layer, reference),
+                        "requirements": requirements(layer, reference),
                         "rules": layer.rules,
                     }
                     for layer in layers
@@ -147,9 +148,9 @@ def show_command(
         return
     for layer in layers:
         print(", ".join(name for name, _ in layer.files))
-        for line in _requirements(layer, reference):
+        for line in requirements(layer, reference):
             print(f"  {line}")
-        for line in _rules(layer):
+        for line in rules_of(layer):
             print(f"  {line}")
     for entry in ledger:
         print(f"ledger: {entry.name} {entry.digest} signed {date(entry.signed_at)}")
@@ -175,47 +176,6 @@ def _layers(policy: Path | None, trust_rules: Path | None) -> tuple[TrustLayer, 
     return load_layers(settings.trust_files)
 
 
-def _requirements(layer: TrustLayer, reference: Reference | None) -> list[str]:
-    from vmrun.policy.signature_policy import AcceptAnything, Requirement, Signed
-    from vmrun.trust.files import load_key
-
-    def words(scope: str, requirement: Requirement) -> str:
-        if isinstance(requirement, AcceptAnything):
-            return f"{scope}: {requirement}  (!! nothing is verified)"
-        if not isinstance(requirement, Signed):
-            return f"{scope}: {requirement}"
-        keys = ", ".join(load_key(source).key_id for source in requirement.keys)
-        return f"{scope}: signed by {keys} as {requirement.identity}"
-
-    if layer.policy is None:
-        return ["(no policy beside these rules)"]
-    if reference is not None:
-        scope, found = layer.policy.requirements(reference)
-        return [words(scope, requirement) for requirement in found]
-    return [words(scope, r) for scope, found in layer.policy.everything() for r in found]
-
-
-def _rules(layer: TrustLayer) -> list[str]:
-    from vmrun.trust.downgrade import date
-
-    def when(time: float | None, word: str) -> str:
-        return "" if time is None else f" {word} {date(time)}"
-
-    rules = layer.rules
-    lines = [
-        f"key {v.key_id}{f' ({v.name})' if v.name else ''} counts"
-        f"{when(v.not_before, 'from')}{when(v.not_after, 'until')}"
-        for v in rules.keys
-    ]
-    lines += [f"revoked key {key}: {reason}" for key, reason in rules.revoked_keys.items()]
-    lines += [f"revoked {digest}: {reason}" for digest, reason in rules.revoked_digests.items()]
-    lines += [f"{t.signatures} keys must agree below {t.scope}" for t in rules.thresholds]
-    if rules.scan is not None and rules.scan.required:
-        lines.append(f"a scan must find nothing above {rules.scan.max_severity.word}")
-    lines += [f"catalogue {c.name}: {', '.join(c.scopes)}" for c in rules.catalogues]
-    return [*lines, f"an image older than one accepted before: {rules.downgrade.name.lower()}"]
-
-
 def _warn(layers: tuple[TrustLayer, ...], reference: Reference | None) -> None:
     """Nobody should overlook that something is not verified."""
     from vmrun.policy.signature_policy import AcceptAnything
@@ -226,8 +186,8 @@ def _warn(layers: tuple[TrustLayer, ...], reference: Reference | None) -> None:
         found = layer.policy.everything()
         if reference is not None:
             found = (layer.policy.requirements(reference),)
-        for scope, requirements in found:
-            if all(isinstance(requirement, AcceptAnything) for requirement in requirements):
+        for scope, wanted in found:
+            if all(isinstance(requirement, AcceptAnything) for requirement in wanted):
                 note(f"WARNING: {layer.name} accepts anything, signed or not ({scope})")
 
 

@@ -13,7 +13,8 @@ from vmrun.model.image import Image, Layer
 
 @dataclass(frozen=True, slots=True)
 class FileBytes:
-    """A file of the flattened image, and the layer that its bytes come from."""
+    """A file of the flattened image, and the layer that its bytes come from. ``data`` is all of
+    it, or as much as was asked for."""
 
     path: str
     layer: Layer
@@ -26,25 +27,27 @@ def read_files(
     *,
     largest: int,
     total: int,
+    first: int | None = None,
 ) -> Iterator[FileBytes]:
     """The files whose absolute path is ``wanted``, layer by layer; each layer that has any is
     unpacked once, as a stream, and only to the last of them.
 
-    ``largest`` bounds one file and ``total`` all of them together, in bytes.
+    ``largest`` bounds one file and ``total`` all of them together, in bytes. With ``first`` no
+    more than so many bytes of each are read, and only those count.
     Raises :class:`ImageTooLarge` beyond either, and :class:`ImageError` when a layer changed
     since it was judged.
     """
     found = sorted(
-        (content.layer, content.offset, content.size, path)
+        (content.layer, content.offset, _clipped(content.size, first), path)
         for path, content in image.tree.contents.items()
         if wanted(path)
     )
     for _, _, size, path in found:
         if size > largest:
-            raise ImageTooLarge(f"{path} of the image has {size} bytes, the limit is {largest}")
+            raise ImageTooLarge(f"{path!r} of the image has {size} bytes, the limit is {largest}")
         total -= size
     if total < 0:
-        raise ImageTooLarge("the files of the image that must be read are too large together")
+        raise ImageTooLarge(f"{len(found)} files of the image to be read are too large together")
     for number, layer in enumerate(image.layers):
         files = [(offset, size, path) for at, offset, size, path in found if at == number]
         if files:
@@ -63,6 +66,10 @@ def _of_layer(image: Image, layer: Layer, files: list[tuple[int, int, str]]) -> 
                 data, start = _read(stream, size, where), offset
                 at = offset + size
             yield FileBytes(path, layer, data)
+
+
+def _clipped(size: int, first: int | None) -> int:
+    return size if first is None else min(size, first)
 
 
 def _pass_over(stream: Readable, size: int, where: str) -> None:

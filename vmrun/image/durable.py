@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import tempfile
@@ -14,7 +15,8 @@ PARTIAL = ".partial-"
 
 
 def replace_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Write ``path`` atomically and durably. Raises :class:`OSError`."""
+    """Write ``path`` atomically and durably: also after a power failure it has all of ``data`` or
+    what it had before. Raises :class:`OSError`."""
     descriptor, partial = tempfile.mkstemp(prefix=PARTIAL, dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -27,6 +29,20 @@ def replace_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         with suppress(OSError):
             os.unlink(partial)
         raise
+    _sync_directory(path.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Let a new name last, too (rename(2) says nothing of that)."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # File systems that cannot do that for directories have no order to keep.
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -3,20 +3,23 @@
 Manifests are entries of ``index.json``: with a tag as their ``org.opencontainers.image.ref.name``,
 or without one, found by the ``subject`` that they name. Entries of other tools stay as they are.
 What is written becomes visible only with the last step, the replacement of ``index.json``, so a
-writer that is killed leaves the layout as it was.
+writer that is killed leaves the layout as it was. What is written can be read again: an index that
+would be too large is refused instead.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from vmrun.image.artifacts import Referrer, StoredManifest
 from vmrun.image.document import parse_object
 from vmrun.image.durable import locked_directory, replace_file
 from vmrun.image.files import DirectoryFiles, read_document
-from vmrun.image.layout import writing
+from vmrun.image.layout_marks import Entry, mark, tag_of
 from vmrun.image.limits import ImageLimits
 from vmrun.image.manifest import (
     INDEX_TYPES,
@@ -28,12 +31,17 @@ from vmrun.image.manifest import (
 )
 from vmrun.image.streams import open_regular, read_exactly, reading
 from vmrun.model.digest import Digest
-from vmrun.model.errors import DigestMismatch, ImageError, ImageTooLarge
+from vmrun.model.errors import (
+    DigestMismatch,
+    ImageError,
+    ImageNotFound,
+    ImageTooLarge,
+    StateError,
+)
 from vmrun.model.image import Descriptor
 
-_KIND = "kind"
-_COSIGN = {"sig": "dev.cosignproject.cosign/sigs", "att": "dev.cosignproject.cosign/atts"}
-"""How cosign's ``--local-image`` finds what is attached (cosign, pkg/oci/layout)."""
+_REFERRERS = 8
+"""How many documents of the largest size are read to find referrers."""
 
 
 class LayoutArtifacts:
@@ -72,14 +80,24 @@ class LayoutArtifacts:
         return data
 
     def referrers(self, subject: Digest) -> tuple[Referrer, ...]:
-        """Manifests of the index whose ``subject`` is ``subject``."""
+        """Manifests of the index whose ``subject`` is ``subject``. What is listed without being
+        there refers to nothing."""
         found = []
-        for entry in self._entries():
-            if entry.descriptor.media_type not in MANIFEST_TYPES:
+        left = _REFERRERS * self._limits.document
+        for descriptor in dict.fromkeys(entry.descriptor for entry in self._entries()):
+            if descriptor.media_type not in MANIFEST_TYPES:
                 continue
-            stored = self._stored(entry.descriptor)
-            where = f"manifest {entry.descriptor.digest}"
-            document = parse_object(stored.data, where, self._limits)
+            left -= descriptor.size
+            if left < 0:
+                raise ImageTooLarge(
+                    f"{self.describe()}: its manifests are too large to look through",
+                    hint="copy the image into a layout of its own",
+                )
+            try:
+                stored = self._stored(descriptor)
+            except ImageNotFound:
+                continue
+            document = parse_object(stored.data, f"manifest {descriptor.digest}", self._limits)
             if document.nested("subject").text("digest", "") == str(subject):
                 kind = document.text("artifactType", "")
                 notes = document.text_map("annotations")
@@ -87,35 +105,39 @@ class LayoutArtifacts:
         return tuple(found)
 
     def put_blob(self, media_type: str, data: bytes) -> Descriptor:
-        """Store a small blob."""
+        """Store a small blob. Raises :class:`StateError`."""
         blob = Descriptor(media_type, Digest.of(data), len(data))
         path = self._path(blob.digest)
-        with writing(self._directory):
+        with self._writing():
             path.parent.mkdir(parents=True, exist_ok=True)
+            for folder in (path.parent, path.parent.parent):
+                if folder.is_symlink():
+                    raise ImageError(
+                        f"{str(folder)!r} is a symbolic link", hint="copy the layout, then sign it"
+                    )
             replace_file(path, data, mode=0o644)
         return blob
 
     def put_manifest(self, media_type: str, data: bytes, tag: str | None = None) -> Descriptor:
-        """Store a manifest and list it, under a tag or without."""
+        """Store a manifest and list it, under a tag or without.
+
+        Raises :class:`StateError` when the layout cannot be written, :class:`ImageTooLarge` when
+        its index is full.
+        """
+        self._entries()  # judged before anything is written
+        document = parse_object(data, "the new manifest", self._limits)
         manifest = self.put_blob(media_type, data)
-        fields: dict[str, object] = {
+        entry: Entry = {
             "mediaType": media_type,
             "digest": str(manifest.digest),
             "size": manifest.size,
         }
-        document = parse_object(data, f"manifest {manifest.digest}", self._limits)
         if "artifactType" in document:
             # Also what tells it from an image for who looks for one without a tag.
-            fields["artifactType"] = document.text("artifactType")
+            entry["artifactType"] = document.text("artifactType")
         if tag:
-            kind = _COSIGN.get(tag.rpartition(".")[2])
-            fields["annotations"] = {REF_NAME: tag, **({_KIND: kind} if kind else {})}
-
-        def change(entries: list[dict[str, object]]) -> list[dict[str, object]]:
-            kept = [e for e in entries if not (_tag(e) == tag if tag else _same(e, fields))]
-            return [*kept, fields]
-
-        self._change_index(change)
+            entry["annotations"] = {REF_NAME: tag}
+        self._list(entry)
         return manifest
 
     def put_referrer(self, subject: Digest, media_type: str, data: bytes) -> Descriptor:
@@ -137,22 +159,31 @@ class LayoutArtifacts:
     def _path(self, digest: Digest) -> Path:
         return self._directory / "blobs" / digest.algorithm / digest.hex
 
-    def _change_index(
-        self, change: Callable[[list[dict[str, object]]], list[dict[str, object]]]
-    ) -> None:
-        with writing(self._directory), locked_directory(self._directory):
-            self._entries()  # judged before it is changed
-            path = self._directory / "index.json"
-            index = json.loads(path.read_bytes())
-            index["manifests"] = change(index["manifests"])
+    def _list(self, new: Entry) -> None:
+        """Add to the index; a tag moves there from where it was."""
+        path, where = self._directory / "index.json", self._files.describe("index.json")
+        tag = tag_of(new)
+        with self._writing(), locked_directory(self._directory):
+            data = read_document(self._files, "index.json", self._limits)
+            parse_index(data, where, None, self._limits)
+            index = json.loads(data)
+            entries: list[Entry] = index["manifests"]
+            if tag:
+                entries = [entry for entry in entries if tag_of(entry) != tag]
+            elif any(entry["digest"] == new["digest"] and not tag_of(entry) for entry in entries):
+                return
+            index["manifests"] = [*entries, new]
+            mark(index["manifests"], new)
             data = json.dumps(index, separators=(",", ":")).encode()
-            replace_file(path, data, mode=0o644)
+            parse_index(data, where, None, self._limits)
+            replace_file(path, data, mode=stat.S_IMODE(path.stat().st_mode) | 0o600)
 
-
-def _tag(entry: dict[str, object]) -> object:
-    notes = entry.get("annotations")
-    return notes.get(REF_NAME) if isinstance(notes, dict) else None
-
-
-def _same(entry: dict[str, object], fields: dict[str, object]) -> bool:
-    return entry.get("digest") == fields["digest"] and not _tag(entry)
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StateError(
+                f"cannot write to {self.describe()}: {error.strerror or error}",
+                hint="signatures are stored beside the image: copy it to where you may write",
+            ) from None

@@ -1,44 +1,44 @@
 """The journal: append-only lines of JSON, each of which carries the hash of the line before.
 
-Whoever changes, removes or reorders a line breaks the chain after it. Whoever cuts the end off does
-not, so the head (number and hash of the last line) can be kept somewhere else and compared.
-Append-only means by vmrun: root can rewrite all of it and chain it anew, which only a head kept
-elsewhere shows.
+Whoever changes, removes or reorders a line breaks the chain after it. Whoever cuts the end off, or
+changes the last line only, does not, so the head (number and hash of the last line) can be kept
+somewhere else and compared. Append-only means by vmrun: root can rewrite all of it and chain it
+anew, which only a head kept elsewhere shows.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from vmrun.journal.entry import GENESIS, LONGEST_LINE, Entry, line_hash, parse_entry
+from vmrun.journal.chain import CHANGED, Chain, Head, torn_hash
+from vmrun.journal.entry import (
+    GENESIS,
+    LONGEST_LINE,
+    TORN,
+    Entry,
+    capped,
+    line_hash,
+    parse_entry,
+)
 from vmrun.model.errors import StateError
+from vmrun.model.record import as_text
+
+__all__ = ["Head", "Journal"]
 
 _FILE = "journal.jsonl"
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """The last entry: its number (0: none) and its line's hash."""
-
-    seq: int
-    hash: str
-
-    def __str__(self) -> str:
-        return f"{self.seq}:{self.hash}"
-
-    @classmethod
-    def parse(cls, text: str) -> Head:
-        """Read ``SEQ:HASH``. Raises :class:`StateError`."""
-        seq, _, value = text.partition(":")
-        if not seq.isdecimal() or len(seq) > 12 or len(value) != len(GENESIS):
-            raise StateError(f"not a head: {text[:100]!r}", hint="'vmrun audit verify' prints it")
-        return cls(int(seq), value)
+_TAIL = 4 * LONGEST_LINE
+"""Bytes that are read to append: the last entry, and broken lines after it."""
+_LOGIN = Path("/proc/self/loginuid")
+_NOBODY_LOGGED_IN = 0xFFFFFFFF
+_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class Journal:
@@ -51,19 +51,17 @@ class Journal:
     def append(self, event: str, fields: Mapping[str, str]) -> Entry:
         """Write an entry down for good: it is on the disk when this returns.
 
-        What a crash has left of a last line is kept, ended, and named by the next entry.
+        What a crash has left of a last line is kept, and its hash is in the new entry.
         Raises :class:`StateError` when it cannot be written: what is not recorded must not happen.
         """
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-            with os.fdopen(os.open(self.path, flags, 0o600), "r+b", buffering=0) as file:
-                os.lockf(file.fileno(), os.F_LOCK, 0)
-                last, torn = _last_line(file)
-                if torn:
-                    file.write(b"\n")
-                    last = torn
-                return _write(file, last, event, fields, torn=bool(torn))
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | _FLAGS, 0o600)
+            with os.fdopen(descriptor, "r+b", buffering=0) as file:
+                _must_be_regular(file)
+                # flock(2), not a POSIX lock: that would not keep threads apart.
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                return self._append(file, event, fields)
         except OSError as error:
             raise StateError(
                 f"cannot write the journal {self.path}: {error.strerror or error}",
@@ -71,105 +69,155 @@ class Journal:
             ) from error
 
     def entries(self) -> Iterator[Entry]:
-        """All entries in order; a line that is none is a :class:`StateError`."""
-        for number, line in enumerate(self._lines(), start=1):
-            if not _is_torn(line):
-                yield parse_entry(line, f"{self.path}:{number}")
+        """All entries in order, as far as the chain holds. Raises :class:`StateError` at the first
+        line that was changed, removed, added or moved."""
+        chain = Chain(str(self.path))
+        for line in self._lines():
+            entry = chain.take(line)
+            if entry is not None:
+                yield entry
 
-    def verify(self, expected: Head | None = None) -> Head:
-        """Check the whole chain; the head. Raises :class:`StateError` at the first line that was
-        changed, removed, added or moved, or when entry ``expected`` is not there as it was."""
-        previous, seq = GENESIS, 0
-        met = expected is None or expected.seq == 0
-        for number, line in enumerate(self._lines(), start=1):
-            where = f"{self.path}:{number}"
-            if _is_torn(line):
-                previous = line_hash(line)
-                continue
-            entry = parse_entry(line, where)
-            if entry.previous != previous:
-                raise StateError(
-                    f"{where}: the chain is broken before entry {entry.seq}", hint=_BROKEN
-                )
-            if entry.seq != seq + 1:
-                raise StateError(f"{where}: entry {entry.seq} follows entry {seq}", hint=_BROKEN)
-            seq, previous = entry.seq, line_hash(line)
-            if expected is not None and seq == expected.seq:
-                if previous != expected.hash:
-                    raise StateError(f"{where}: entry {seq} is not the expected one", hint=_BROKEN)
-                met = True
-        if not met and expected is not None:
-            raise StateError(
-                f"{self.path} ends with entry {seq}; entry {expected.seq} was cut off", hint=_BROKEN
+    def verify(
+        self, expected: Head | None = None, *, copy: Callable[[bytes], object] | None = None
+    ) -> Head:
+        """Check the whole chain; the head. ``copy`` is given each line, once it was checked.
+
+        Raises :class:`StateError` at the first line that was changed, removed, added or moved, or
+        when entry ``expected`` is not there as it was.
+        """
+        chain = Chain(str(self.path), expected)
+        for line in self._lines():
+            chain.take(line)
+            if copy is not None:
+                copy(line + b"\n")
+        return chain.head()
+
+    def _append(self, file: BinaryIO, event: str, fields: Mapping[str, str]) -> Entry:
+        size = file.seek(0, os.SEEK_END)
+        last, torn, ended = self._tail(file, size)
+        before = parse_entry(last) if last else None
+        left = {TORN: torn_hash(torn)} if torn else {}
+        entry = capped(
+            Entry(
+                seq=before.seq + 1 if before else 1,
+                time=datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+                user=_user(),
+                event=event,
+                fields={key: as_text(value) for key, value in fields.items()} | left,
+                previous=line_hash(last) if last else GENESIS,
             )
-        return Head(seq, previous)
+        )
+        _write_all(file, (b"" if ended else b"\n") + entry.line() + b"\n", size)
+        if size == 0:
+            _sync(self._directory)
+        return entry
+
+    def _tail(self, file: BinaryIO, size: int) -> tuple[bytes, list[bytes], bool]:
+        """The last entry's line, the broken lines after it, and whether the file ends a line."""
+        start = max(0, size - _TAIL)
+        file.seek(start)
+        lines = _read(file, size - start).split(b"\n")
+        ended = lines[-1] == b""
+        if ended:
+            lines.pop()
+        torn: list[bytes] = []
+        while lines:
+            # The first piece of a longer journal is half a line.
+            whole = len(lines) > 1 or start == 0
+            line = lines.pop()
+            if whole and parse_entry(line) is not None:
+                return line, torn[::-1], ended
+            torn.append(line)
+        if start or sum(map(len, torn)) > 2 * LONGEST_LINE:
+            raise StateError(f"{self.path} ends with what is no entry", hint=CHANGED)
+        return b"", torn[::-1], ended
 
     def _lines(self) -> Iterator[bytes]:
+        """The lines that are there now, even when others append meanwhile."""
+        with self._reading() as (file, size):
+            left = size
+            while left > 0 and (line := file.readline(min(left, LONGEST_LINE + 2))):
+                left -= len(line)
+                if len(line) > LONGEST_LINE + 1:
+                    raise StateError(f"{self.path}: a line is too long", hint=CHANGED)
+                yield line.removesuffix(b"\n")
+
+    @contextmanager
+    def _reading(self) -> Iterator[tuple[BinaryIO, int]]:
         try:
-            with self.path.open("rb") as file:
-                while line := file.readline(LONGEST_LINE + 2):
-                    if len(line) > LONGEST_LINE + 1:
-                        raise StateError(f"{self.path}: a line is too long", hint=_BROKEN)
-                    yield line.removesuffix(b"\n")
-        except FileNotFoundError:
-            return
+            try:
+                descriptor = os.open(self.path, os.O_RDONLY | _FLAGS)
+            except FileNotFoundError:
+                descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+                with os.fdopen(descriptor, "rb") as nothing:
+                    yield nothing, 0
+                return
+            with os.fdopen(descriptor, "rb") as file:
+                _must_be_regular(file)
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+                size = os.fstat(descriptor).st_size
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+                yield file, size
         except OSError as error:
-            raise StateError(f"cannot read {self.path}: {error.strerror}") from None
+            raise StateError(
+                f"cannot read the journal {self.path}: {error.strerror or error}",
+                hint="check who may read it, and the disk's health",
+            ) from None
 
 
-_BROKEN = "somebody changed the journal; compare it with an exported copy"
+def _must_be_regular(file: BinaryIO) -> None:
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        raise OSError("not a regular file")
 
 
-def _write(
-    file: BinaryIO, last: bytes, event: str, fields: Mapping[str, str], *, torn: bool
-) -> Entry:
-    seq = 0
-    if last and not torn:
-        seq = parse_entry(last, "the journal's last line").seq
-    elif torn:
-        seq = _seq_before(file)
-    entry = Entry(
-        seq=seq + 1,
-        time=datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
-        user=_user(),
-        event=event,
-        fields={**fields, **({"torn": "a crash left half a line before this one"} if torn else {})},
-        previous=line_hash(last) if last else GENESIS,
-    )
-    line = entry.line()
-    if len(line) > LONGEST_LINE:
-        raise StateError(f"an entry of {len(line)} bytes is too long for the journal")
-    file.write(line + b"\n")
-    os.fsync(file.fileno())
-    return entry
+def _read(file: BinaryIO, size: int) -> bytes:
+    parts = []
+    while size > 0 and (data := file.read(size)):
+        parts.append(data)
+        size -= len(data)
+    return b"".join(parts)
 
 
-def _last_line(file: BinaryIO) -> tuple[bytes, bytes]:
-    """The last complete line, and what stands after it without a newline."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - 2 * LONGEST_LINE - 2))
-    tail = file.read(2 * LONGEST_LINE + 2)
-    complete, newline, torn = tail.rpartition(b"\n")
-    if not newline:
-        return b"", tail
-    return complete.rpartition(b"\n")[2], torn
+def _write_all(file: BinaryIO, data: bytes, size: int) -> None:
+    """Write and sync; what does not fit is taken back, as far as that can be done."""
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[file.write(view) :]
+        os.fsync(file.fileno())
+    except OSError:
+        os.ftruncate(file.fileno(), size)
+        raise
 
 
-def _seq_before(file: BinaryIO) -> int:
-    """The number of the last entry before a torn line."""
-    file.seek(0)
-    lines = [line for line in file.read().split(b"\n") if line and not _is_torn(line)]
-    return parse_entry(lines[-1], "the journal").seq if lines else 0
-
-
-def _is_torn(line: bytes) -> bool:
-    """Half a line: a complete one ends with the brace of its object."""
-    return not line.endswith(b"}") or not line.startswith(b'{"seq":')
+def _sync(directory: Path) -> None:
+    """Let the name of a new journal last, too."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _user() -> str:
-    uid = os.getuid()
+    """Who this process is, and who logged in when that was somebody else (sudo, su)."""
+    uid, login = os.getuid(), _login()
+    return (
+        _account(uid) if login is None or login == uid else f"{_account(uid)} for {_account(login)}"
+    )
+
+
+def _account(uid: int) -> str:
     try:
         return f"{pwd.getpwuid(uid).pw_name} ({uid})"
     except KeyError:
         return f"({uid})"
+
+
+def _login() -> int | None:
+    """The audit user id (proc_pid_loginuid(5)), which no later change of user touches."""
+    try:
+        login = int(_LOGIN.read_text())
+    except (OSError, ValueError):
+        return None
+    return None if login == _NOBODY_LOGGED_IN else login

@@ -9,6 +9,15 @@ from vmrun.model.digest import Digest
 from vmrun.model.scan import Verdict
 from vmrun.model.trust import Claim
 
+LONGEST_TEXT = 4096
+
+
+def as_text(value: str) -> str:
+    """``value`` as text that any file can hold: no NUL, no bytes of a path that are not UTF-8,
+    at most :data:`LONGEST_TEXT` characters, the last of which is ``…`` when there were more."""
+    text = value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+    return text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT - 1]}…"
+
 
 @dataclass(frozen=True, slots=True)
 class SeenAs:
@@ -39,7 +48,8 @@ class Checkup:
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
-    """One image. ``blobs`` are the digests that the local store keeps for it; ``size`` in bytes.
+    """One image. ``size`` is that of its blobs in bytes, 0 while nobody has met all of them;
+    ``blobs`` are the digests that the local store keeps for it, none unless it is from a registry.
 
     ``claims`` are those of the last verification. It is a memory, not evidence: what runs is
     verified each time.

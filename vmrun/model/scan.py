@@ -39,9 +39,10 @@ class Package:
     source_version: str
     architecture: str
     path: str
-    """The file that records it."""
+    """The file that records it, printable: bytes that are not text are escapes."""
     layer: Digest
-    """The layer (blob) that file comes from."""
+    """The layer (blob) that file comes from: for databases that are one file, the last layer in
+    which a package was installed or removed."""
     purl: str
     licence: str = ""
     managed: bool = False
@@ -51,14 +52,20 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """All packages that could be read. Each entry of ``unreadable`` says what could not be, such
-    as an rpm database: an image that has any is not scanned."""
+    """All packages that could be read.
+
+    Each entry of ``unreadable`` says what could not be, such as an rpm database: an image that
+    has any is not scanned. ``unseen`` says what has no record that could be read: programs that no
+    package brought. What is compiled into those was not looked at, which every reader of the
+    catalogue has to be told.
+    """
 
     digest: Digest
     """The image's manifest."""
     distribution: Distribution | None
     packages: tuple[Package, ...]
     unreadable: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
 
 
 class Severity(IntEnum):
@@ -129,6 +136,8 @@ class Scan:
     databases: tuple[Database, ...]
     findings: tuple[Finding, ...]
     uncovered: tuple[str, ...] = ()
+    ecosystems: tuple[str, ...] = ()
+    """Those that its packages belong to, whether or not there was a database of each."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,18 +10,20 @@ from vmrun.model.scan import BillOfHealth, Excused, Finding, Scan, Severity, Ver
 from vmrun.policy.trust_rules import ScanException, ScanGate
 
 _SHOWN = 5
+_SKEW = 3600.0
+"""How far another host's clock may be ahead, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class VexStatement:
-    """OpenVEX: ``vulnerability`` (and what it is also called) does not affect ``products``.
-
-    ``products`` are package URLs or image digests; empty means every product of the document.
-    """
+    """OpenVEX: a vulnerability, by all its ``names``, does not affect ``product`` because of
+    ``reason``. ``product`` has package URLs or image digests that all mean the same;
+    ``component``, unless it is empty, the one part of the product that is spoken of."""
 
     names: tuple[str, ...]
-    products: tuple[str, ...]
+    product: tuple[str, ...]
     reason: str
+    component: tuple[str, ...] = ()
 
 
 def judge(
@@ -43,8 +45,8 @@ def judge(
             failing.append(finding)
             if excuse:
                 reasons.append(excuse)
-    if scan.uncovered:
-        reasons = [*scan.uncovered, *reasons]
+    if scan.uncovered or not scan.databases:
+        reasons = [*scan.uncovered, *reasons] or ["it was compared with no database"]
         verdict = Verdict.NOT_SCANNED
     elif failing:
         verdict = Verdict.FAIL
@@ -89,25 +91,47 @@ def _excuse(
 
 
 def _about(statement: VexStatement, finding: Finding, scan: Scan) -> bool:
-    bare = finding.package.purl.partition("?")[0]
+    """Whether the statement is about this package in this image. Its product is the image, whole
+    or as far as ``component`` says, or else the package wherever it is installed."""
+    if statement.component:
+        return _is_image(statement.product, scan) and _is_package(statement.component, finding)
+    return _is_image(statement.product, scan) or _is_package(statement.product, finding)
+
+
+def _is_image(names: Sequence[str], scan: Scan) -> bool:
+    """``sha256:…``, or an OCI package URL with that version (purl-spec, "oci")."""
     return any(
-        product == finding.package.purl
-        or product == bare
-        or product == bare.partition("@")[0]
-        or str(scan.digest) in product
-        for product in statement.products
+        name == str(scan.digest)
+        or (
+            name.startswith("pkg:oci/")
+            and _plain(name.partition("?")[0].rpartition("@")[2]) == str(scan.digest)
+        )
+        for name in names
     )
+
+
+def _plain(version: str) -> str:
+    """The only character of a digest that package URLs may escape, as it is."""
+    return version.replace("%3A", ":").replace("%3a", ":")
+
+
+def _is_package(names: Sequence[str], finding: Finding) -> bool:
+    purl = finding.package.purl
+    bare = purl.partition("?")[0]
+    return bool({purl, bare, bare.partition("@")[0]} & set(names))
 
 
 def _stale(scan: Scan, gate: ScanGate, now: float) -> list[str]:
     reasons = []
     if now - scan.scanned_at > gate.max_scan_age:
         reasons.append(f"scanned {_date(scan.scanned_at)}, longer ago than the gate allows")
-    if scan.scanned_at > now + 3600:
+    if scan.scanned_at > now + _SKEW:
         reasons.append(f"scanned {_date(scan.scanned_at)}, which is in the future")
     for database in scan.databases:
         if database.dated is None:
             reasons.append(f"{database.name} does not say how recent it is")
+        elif database.dated > now + _SKEW:
+            reasons.append(f"{database.name} is of {_date(database.dated)}, which is in the future")
         elif now - database.dated > gate.max_db_age:
             reasons.append(f"{database.name} is of {_date(database.dated)}, too old for the gate")
     return reasons
@@ -121,4 +145,7 @@ def _summary(failing: Sequence[Finding], gate: ScanGate) -> str:
 
 
 def _date(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except (OverflowError, ValueError, OSError):  # beyond the calendar
+        return f"{seconds:.0f} s after 1970"

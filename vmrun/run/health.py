@@ -14,9 +14,6 @@ from vmrun.policy.scan_gate import VexStatement, judge
 from vmrun.policy.signature_policy import Signed
 from vmrun.policy.trust_rules import ScanGate, combine_gates
 from vmrun.run.state import StateDirectories
-from vmrun.scan.bill import scan_of_predicate
-from vmrun.scan.openvex import read_openvex
-from vmrun.scan.scan import Sources, scan_image
 from vmrun.trust.attestations import VULNERABILITIES, attestations
 from vmrun.trust.decision import unusable
 from vmrun.trust.files import TrustLayer, load_key
@@ -43,6 +40,9 @@ def must_be_healthy(
     gate = gate_of(layers)
     if gate is None or not gate.required:
         return None
+    # Loaded where a gate asks for it: what compares versions takes a while.
+    from vmrun.scan.scan import Sources, scan_image
+
     bill = attested(image, store, layers, gate)
     if bill is None or bill.verdict is Verdict.STALE:
         sources = Sources(advisories, directories.cache / "advisories", max_age=gate.max_db_age)
@@ -64,6 +64,8 @@ def attested(
     keys = _keys(layers, gate)
     if store is None or not keys:
         return None
+    from vmrun.scan.bill import scan_of_predicate
+
     found, _ = attestations(store, image.digests.lineage, VULNERABILITIES, keys)
     scans = []
     for attestation in found:
@@ -81,6 +83,8 @@ def attested(
 
 def vex_of(gate: ScanGate) -> tuple[VexStatement, ...]:
     """The statements of every OpenVEX document that the gate names."""
+    from vmrun.scan.openvex import read_openvex
+
     return tuple(statement for path in gate.openvex for statement in read_openvex(Path(path)))
 
 

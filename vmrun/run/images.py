@@ -18,10 +18,12 @@ from vmrun.image.fetch import FoundImage, find_image
 from vmrun.image.layout_artifacts import LayoutArtifacts
 from vmrun.image.registry.options import RegistryOptions
 from vmrun.image.store import ImageStore
+from vmrun.model.digest import Digest
 from vmrun.model.image import ImageDigests, Reference, Transport
 from vmrun.model.trust import Trust, TrustFiles
 from vmrun.policy.scopes import covers
 from vmrun.policy.signature_policy import Signed
+from vmrun.policy.trust_rules import CatalogueRule
 from vmrun.run.state import StateDirectories
 from vmrun.trust.decision import Subject, decide, record
 from vmrun.trust.files import TrustLayer, load_layers, read_root
@@ -91,7 +93,8 @@ def verify(
     now = time.time()
     trust, notes = decide(subject, layers, Ledger(directories.ledger), now=now)
     current = _ask_catalogues(reference, digests, layers, directories, options, now)
-    return Verified(replace(trust, catalogue=current), notes, subject)
+    told = (*notes, current) if current else notes
+    return Verified(replace(trust, catalogue=current), told, subject)
 
 
 def _ask_catalogues(
@@ -107,7 +110,7 @@ def _ask_catalogues(
         rule
         for layer in layers
         for rule in layer.rules.catalogues
-        if any(covers(scope, reference.path) for scope in rule.scopes)
+        if any(covers(scope, str(reference)) for scope in rule.scopes)
     ]
     if not rules:
         return ""
@@ -122,13 +125,19 @@ def _ask_catalogues(
             digests.lineage,
             source=rule.source,
             root=read_root(Path(rule.root)),
-            state=directories.catalogues / rule.name,
+            state=directories.catalogues / _folder(rule),
             now=now,
             cert_dirs=options.registry.cert_dirs,
         )
         for rule in rules
     ]
     return "; ".join(said)
+
+
+def _folder(rule: CatalogueRule) -> str:
+    """A folder of each catalogue's own, also where two files use the same name for different
+    ones: what one remembers must not push out what the other does."""
+    return f"{rule.name}-{Digest.of(f'{rule.source} {rule.root}'.encode()).short}"
 
 
 def artifacts(

@@ -1,4 +1,4 @@
-"""What is worth remembering of an image: in its record for people, in the journal for good."""
+"""What is worth remembering of an image: in the journal for good, in its record for people."""
 
 from __future__ import annotations
 
@@ -6,40 +6,57 @@ import os
 import pwd
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from vmrun.image.records import ImageRecords
-from vmrun.image.registry.push import Pushed
 from vmrun.journal.journal import Journal
 from vmrun.model.digest import Digest
-from vmrun.model.image import Image, Reference
+from vmrun.model.errors import StateError
+from vmrun.model.image import Image, Reference, Transport
 from vmrun.model.record import Checkup, ImageRecord, PushedBy, SeenAs
 from vmrun.model.report import Report
 from vmrun.model.scan import BillOfHealth
 from vmrun.model.trust import Trust
 from vmrun.run.state import StateDirectories
 
+if TYPE_CHECKING:
+    from vmrun.image.registry.push import Pushed
+
+_Change = Callable[[ImageRecord], ImageRecord]
+
 
 class Memory:
-    """This user's records and journal."""
+    """This user's records and journal.
 
-    def __init__(self, directories: StateDirectories) -> None:
+    The journal comes first, and what it cannot take down is a :class:`StateError`. A record that
+    cannot be written is told to ``note``, or is a :class:`StateError`, too, without one.
+    """
+
+    def __init__(
+        self, directories: StateDirectories, *, note: Callable[[str], None] | None = None
+    ) -> None:
         self._records = ImageRecords(directories.images)
         self._journal = Journal(directories.journal)
+        self._note = note
+        self._started: set[str] = set()
 
     def pulled(self, image: Image) -> None:
         """An image is in the local store now."""
-        blobs = (*image.digests.all,)
-        self._change(image.digest, image.reference, image=image, blobs=blobs)
         self._journal.append("image.pull", _named(image.reference, image.digest))
+        self._change(image.digest, image.reference, lambda record: _kept(record, image))
 
     def pushed(self, image: Image, pushed: Pushed) -> None:
         """An image was pushed from here."""
-        by = PushedBy(_user(), pushed.account, pushed.reference, time.time())
-        self._change(image.digest, pushed.reference, image=image, pushed=by)
         fields = {"reference": pushed.reference, "digest": str(image.digest)}
         self._journal.append("image.push", {**fields, "account": pushed.account})
+        by = PushedBy(_user(), pushed.account, pushed.reference, time.time())
+        self._change(
+            image.digest,
+            pushed.reference,
+            lambda record: replace(_kept(record, image), pushed=by),
+        )
 
     def signed(self, identity: str, digests: Sequence[Digest], key_id: str) -> None:
         """An image was signed from here."""
@@ -48,38 +65,51 @@ class Memory:
 
     def verified(self, reference: Reference, digest: Digest, trust: Trust) -> None:
         """An image satisfied the policies."""
-        self._change(digest, reference, trust=trust)
         self._journal.append("image.verify", {**_named(reference, digest), **_trust(trust)})
+        now = time.time()
+        self._change(
+            digest,
+            reference,
+            lambda record: replace(record, claims=trust.claims, verified_at=now),
+        )
 
     def scanned(self, reference: Reference, health: BillOfHealth) -> None:
         """An image was scanned and judged."""
+        fields = {**_named(reference, health.scan.digest), "verdict": health.verdict.value}
+        self._journal.append("image.scan", {**fields, "reasons": "; ".join(health.reasons)})
         counts: dict[str, int] = {}
         for finding in health.scan.findings:
             counts[finding.severity.word] = counts.get(finding.severity.word, 0) + 1
         checkup = Checkup(health.verdict, health.judged_at, counts)
-        self._change(health.scan.digest, reference, checkup=checkup)
-        fields = {**_named(reference, health.scan.digest), "verdict": health.verdict.value}
-        self._journal.append("image.scan", {**fields, "reasons": "; ".join(health.reasons)})
+        self._change(health.scan.digest, reference, lambda record: replace(record, checkup=checkup))
 
     def starts(self, run_id: str, image: Image, trust: Trust, fields: dict[str, str]) -> None:
-        """A guest is about to be created for an image."""
+        """A guest is about to be created for an image; :class:`StateError` when it must not be,
+        because the journal cannot be written. What cannot be remembered beyond that stops no run.
+        """
         known = {"run": run_id, **_named(image.reference, image.digest), **_trust(trust)}
         self._journal.append("run.start", {**known, **fields})
+        self._started.add(run_id)
         now = time.time()
 
         def change(record: ImageRecord) -> ImageRecord:
+            if trust.claims:
+                record = replace(record, claims=trust.claims, verified_at=now)
             return replace(
-                record, runs=record.runs + 1, last_run=run_id, last_run_at=now, size=_size(image)
+                _kept(record, image), runs=record.runs + 1, last_run=run_id, last_run_at=now
             )
 
-        self._records.change(image.digest, change)
+        try:
+            self._change(image.digest, image.reference, change)
+        except StateError:
+            # Nobody asked to be told; the journal has it.
+            return
 
     def ended(self, report: Report) -> None:
-        """A run is over, and what it had is removed; or it was refused before it had anything."""
-        refused = not report.image_digest or report.accelerator == ""
-        event = "run.refused" if refused and report.error else "run.end"
+        """A run is over, and what it had is removed: ``run.end`` for one that the journal has as
+        started, else ``run.refused``: it ended before it had a guest, for whatever reason."""
         self._journal.append(
-            event,
+            "run.end" if report.run_id in self._started else "run.refused",
             {
                 "run": report.run_id,
                 "reference": report.image,
@@ -90,37 +120,23 @@ class Memory:
             },
         )
 
-    def _change(
-        self,
-        digest: Digest,
-        seen: Reference | str,
-        *,
-        image: Image | None = None,
-        blobs: tuple[Digest, ...] = (),
-        pushed: PushedBy | None = None,
-        trust: Trust | None = None,
-        checkup: Checkup | None = None,
-    ) -> None:
-        now = time.time()
-
-        def change(record: ImageRecord) -> ImageRecord:
-            record = replace(record, seen=(SeenAs(str(seen), now), *record.seen))
-            if image is not None:
-                record = replace(record, size=_size(image), blobs=blobs or record.blobs)
-            if pushed is not None:
-                record = replace(record, pushed=pushed)
-            if trust is not None:
-                record = replace(record, claims=trust.claims, verified_at=now)
-            if checkup is not None:
-                record = replace(record, checkup=checkup)
-            return record
-
-        self._records.change(digest, change)
+    def _change(self, digest: Digest, seen: Reference | str, change: _Change) -> None:
+        met = SeenAs(str(seen), time.time())
+        try:
+            self._records.change(
+                digest, lambda record: change(replace(record, seen=(met, *record.seen)))
+            )
+        except StateError as error:
+            if self._note is None:
+                raise
+            self._note(f"{met.reference} is not remembered: {error.message}")
 
 
-def _size(image: Image) -> int:
+def _kept(record: ImageRecord, image: Image) -> ImageRecord:
+    """What is known of all blobs together. Only those of registries are in the local store."""
     blobs = (image.manifest, image.config_blob, *(layer.blob for layer in image.layers))
-    return sum(blob.size for blob in blobs)
+    stored = image.digests.all if image.reference.transport is Transport.DOCKER else record.blobs
+    return replace(record, size=sum(blob.size for blob in blobs), blobs=stored)
 
 
 def _named(reference: Reference, digest: Digest) -> dict[str, str]:

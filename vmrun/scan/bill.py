@@ -44,6 +44,7 @@ def scan_as_json(scan: Scan) -> dict[str, Any]:
         ],
         "findings": [_finding(finding) for finding in scan.findings],
         "uncovered": list(scan.uncovered),
+        "ecosystems": list(scan.ecosystems),
     }
 
 
@@ -73,6 +74,7 @@ def scan_from_json(document: Document) -> Scan:
         ),
         findings=tuple(_read_finding(item) for item in document.objects("findings", _MOST)),
         uncovered=document.texts("uncovered"),
+        ecosystems=document.texts("ecosystems"),
     )
 
 

@@ -8,11 +8,9 @@ versions are then compared with what the suite has.
 from __future__ import annotations
 
 import lzma
-import os
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -24,16 +22,12 @@ from vmrun.model.digest import Digest
 from vmrun.model.errors import ScanError, StateError
 from vmrun.model.scan import Database, Distribution, Finding, Package, PackageKind, Severity
 from vmrun.scan.catalogue.records import Unreadable, decoded, stanzas
+from vmrun.scan.debian_lists import fetch_lists
 from vmrun.scan.versions import compare
 
-_MIRROR = "http://deb.debian.org/debian-security"
-"""Debian's own; what the host's apt is told about it (a proxy, a mirror) applies."""
-_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _TIMEOUT = 120.0
 _LARGEST_LIST = 256 * MIB
 _CODENAME = re.compile(r"[a-z]{3,20}")
-_ARCHITECTURE = "amd64"
-_LINE = re.compile(r"^\s*deb\s+(?:\[[^\]]*\]\s+)?(https?://\S+)\s+(\S+)-security(?:/\S*)?\s", re.M)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +75,8 @@ def security_suite(
     distribution: Distribution, cache: Path, *, max_age: float, sources: Path = Path("/etc/apt")
 ) -> SecuritySuite:
     """The suite of ``distribution``'s release; lists that were fetched less than ``max_age``
-    seconds ago are used again, and older ones where apt cannot reach the archive now.
+    seconds and a day ago are used again, and older ones where apt cannot reach the archive now:
+    they say of what time they are.
 
     Raises :class:`ScanError` when there is none, :class:`StateError` when it cannot be kept.
     """
@@ -90,86 +85,13 @@ def security_suite(
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         with locked_directory(root):
-            fetched = root / "fetched"
-            if not fetched.exists() or fetched.stat().st_mtime < time.time() - max_age:
-                _fetch(root, codename, sources)
+            fetch_lists(root, codename, sources, max_age=max_age)
             return _read(root, codename)
     except OSError as error:
         raise StateError(
             f"cannot write {root}: {error.strerror or error}",
             hint="free disk space, or set VMRUN_STATE_DIR to a directory that you own",
         ) from error
-
-
-def _fetch(root: Path, codename: str, sources: Path) -> None:
-    if not _KEYRING.exists():
-        raise ScanError(
-            f"{_KEYRING} is missing, so Debian's index cannot be verified",
-            hint="install debian-archive-keyring",
-        )
-    for name in ("lists/partial", "archives/partial", "etc"):
-        (root / name).mkdir(parents=True, exist_ok=True)
-    mirror = _mirror(sources)
-    (root / "etc" / "sources.list").write_text(
-        f"deb [arch={_ARCHITECTURE} signed-by={_KEYRING}] {mirror} {codename}-security main\n"
-    )
-    (root / "status").touch()
-    options = {
-        "APT::Architecture": _ARCHITECTURE,
-        "Dir::State::lists": root / "lists",
-        "Dir::State::status": root / "status",
-        "Dir::Cache": root,
-        "Dir::Cache::archives": root / "archives",
-        "Dir::Etc::sourcelist": root / "etc" / "sources.list",
-        "Dir::Etc::sourceparts": "-",
-        "APT::Sandbox::User": "root" if os.geteuid() == 0 else "",
-        "Acquire::Languages": "none",
-        "Acquire::AllowInsecureRepositories": "false",
-        "Acquire::AllowWeakRepositories": "false",
-        "Acquire::Check-Valid-Until": "true",
-        "Acquire::Retries": "1",
-        "Acquire::http::Timeout": "20",
-        "Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled": "false",
-    }
-    words = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
-    try:
-        done = subprocess.run(
-            ["apt-get", *words, "--error-on=any", "-q", "update"],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_TIMEOUT,
-            check=False,
-            env={**os.environ, "LC_ALL": "C.UTF-8"},
-        )
-        said = done.stderr.strip().splitlines()[-1:] if done.returncode else []
-    except (OSError, subprocess.TimeoutExpired) as error:
-        said = [str(error)]
-    if not said:
-        (root / "fetched").touch()
-    elif not any((root / "lists").glob("*Release")):
-        raise ScanError(
-            f"apt cannot get the index of {codename}-security: {said[0][:300]}",
-            hint="check the network, or scan without it: --no-debian-suite",
-        )
-
-
-def _mirror(sources: Path) -> str:
-    """The security archive that the host itself uses, if it is a Debian that names one."""
-    for path in (sources / "sources.list", *sorted((sources / "sources.list.d").glob("*"))):
-        try:
-            text = path.read_text()
-        except (OSError, UnicodeDecodeError):
-            continue
-        if match := _LINE.search(text + "\n"):
-            return match[1]
-        for stanza in text.split("\n\n"):
-            fields = dict(re.findall(r"^(\w[\w-]*):\s*(.+)$", stanza, re.M))
-            if "-security" in fields.get("Suites", "") and fields.get("Types", "").startswith(
-                "deb"
-            ):
-                return str(fields.get("URIs", _MIRROR).split()[0])
-    return _MIRROR
 
 
 def _read(root: Path, codename: str) -> SecuritySuite:
@@ -226,10 +148,10 @@ def _unpacked(path: Path) -> bytes:
     return data
 
 
-def _date(release: Path) -> float:
-    """When the archive made the index, which apt has found signed."""
+def _date(release: Path) -> float | None:
+    """When the archive made the index, which apt has found signed; None if it does not say."""
     match = re.search(r"^Date:\s*(.+)$", release.read_text(errors="replace"), re.M)
     try:
-        return parsedate_to_datetime(match[1]).timestamp() if match else 0.0
-    except (ValueError, TypeError):
-        return 0.0
+        return parsedate_to_datetime(match[1]).timestamp() if match else None
+    except (ValueError, TypeError, OverflowError):
+        return None

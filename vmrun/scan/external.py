@@ -7,9 +7,11 @@ is theirs; where they do not say, the scan is STALE for want of one.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 
 from vmrun.image.document import Document, parse_object
@@ -23,6 +25,8 @@ from vmrun.scan.severity import severity_of_word
 _TIMEOUT = 900.0
 _LIMITS = ImageLimits(document=256 * MIB, depth=64)
 _MOST = 100_000
+_TINY = re.compile(r"(\.[0-9]{6})[0-9]+")
+"""Fractions of a second that are smaller than Python has them."""
 _KINDS = {
     "deb": PackageKind.DEB, "debian": PackageKind.DEB, "ubuntu": PackageKind.DEB,
     "apk": PackageKind.APK, "alpine": PackageKind.APK, "python": PackageKind.PYPI,
@@ -32,10 +36,11 @@ _KINDS = {
 
 def external_scan(program: str, image: Image, *, now: float) -> Scan:
     """Scan an image's layout with ``grype`` or ``trivy``. Raises :class:`ScanError`."""
+    layout = image.layout.absolute()
     commands: dict[str, tuple[list[str], Callable[[Document, Image, float], Scan]]] = {
-        "grype": (["grype", f"oci-dir:{image.layout}", "-o", "json", "-q"], _grype),
+        "grype": (["grype", f"oci-dir:{layout}", "-o", "json", "-q"], _grype),
         "trivy": (
-            ["trivy", "image", "--quiet", "--input", str(image.layout), "--format", "json",
+            ["trivy", "image", "--quiet", "--input", str(layout), "--format", "json",
              "--list-all-pkgs", "--scanners", "vuln"],
             _trivy,
         ),
@@ -52,10 +57,13 @@ def external_scan(program: str, image: Image, *, now: float) -> Scan:
 
 def _run(command: list[str]) -> bytes:
     """The program's stdout, bounded, from a file so that nothing can fill memory."""
-    with tempfile.TemporaryFile() as out:
+    # In an empty folder: whoever owns the current one could put in a .trivyignore, .grype.yaml or
+    # the like, and so leave out findings.
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryDirectory() as empty:
         try:
             done = subprocess.run(
                 command,
+                cwd=empty,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.PIPE,
@@ -131,9 +139,14 @@ def _trivy(document: Document, image: Image, now: float) -> Scan:
                     source="trivy",
                 )
             )  # fmt: skip
-    # trivy's report does not date its database; the time of the report bounds it from above.
-    return _scan("trivy", image, now, "", findings, system.loose_text("Family"),
+    # The report does not date the database; the program does.
+    about = parse_object(_run(["trivy", "version", "--format", "json"]), "trivy's version", _LIMITS)
+    built = about.nested("VulnerabilityDB").loose_text("UpdatedAt")
+    name = f"trivy {about.loose_text('Version')}".strip()
+    scan = _scan(name, image, now, built, findings, system.loose_text("Family"),
                  system.loose_text("Name"), packages=packages)  # fmt: skip
+    # It says nothing of images that it does not understand.
+    return scan if packages else replace(scan, uncovered=("trivy has found no packages",))
 
 
 def _scan(
@@ -148,8 +161,8 @@ def _scan(
     packages: int,
 ) -> Scan:
     try:
-        dated = datetime.fromisoformat(built.replace("Z", "+00:00")).timestamp()
-    except ValueError:
+        dated = datetime.fromisoformat(_TINY.sub(r"\1", built.replace("Z", "+00:00"))).timestamp()
+    except (ValueError, OverflowError):
         dated = None
     return Scan(
         digest=image.digest,

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from vmrun.model.scan import Catalogue, Distribution, Finding, Package, PackageKind, Severity
-from vmrun.scan.database import OsvDatabase, covers
-from vmrun.scan.osv import matches
+from vmrun.scan.database import OsvDatabase
+from vmrun.scan.osv import Advisory, matches
 
 _RELEASES = {"debian": "Debian", "alpine": "Alpine", "ubuntu": "Ubuntu"}
 
@@ -36,54 +36,64 @@ def ecosystems(catalogue: Catalogue) -> dict[str, list[Package]]:
     return found
 
 
-def match(packages: Iterable[Package], database: OsvDatabase, name: str) -> list[Finding]:
-    """The findings of one ecosystem's database (``name``) among its packages."""
-    findings = []
+def match(packages: Iterable[Package], database: OsvDatabase) -> list[Finding]:
+    """The findings of one ecosystem's database among its packages."""
+    by_source: dict[str, list[Package]] = {}
     for package in packages:
-        for advisory in database.advisories(package.source):
-            hits = [
-                found
-                for affected in advisory.affected
-                if affected.name == package.source and covers(affected.ecosystem, name)
-                if (found := matches(replace(affected, ecosystem=name), package.source_version))
-            ]
-            if hits:
-                findings.append(
-                    Finding(
-                        id=advisory.id,
-                        aliases=advisory.aliases,
-                        package=package,
-                        fixed=next((hit.fixed for hit in hits if hit.fixed), ""),
-                        severity=advisory.severity,
-                        summary=advisory.summary,
-                        source=database.description.name,
-                        score=advisory.score,
-                        certain=any(hit.certain for hit in hits),
-                    )
-                )
-    return findings
+        by_source.setdefault(package.source, []).append(package)
+    return [
+        finding
+        for source, ones in by_source.items()
+        for advisory in database.advisories(source)
+        for package in ones
+        if (finding := _finding(advisory, package, database.description.name)) is not None
+    ]
+
+
+def _finding(advisory: Advisory, package: Package, database: str) -> Finding | None:
+    hits = [
+        found
+        for affected in advisory.affected
+        if (found := matches(affected, package.source_version)) is not None
+    ]
+    if not hits:
+        return None
+    return Finding(
+        id=advisory.id,
+        aliases=advisory.aliases,
+        package=package,
+        fixed=next((hit.fixed for hit in hits if hit.fixed), ""),
+        severity=advisory.severity,
+        summary=advisory.summary,
+        source=database,
+        score=advisory.score,
+        certain=any(hit.certain for hit in hits),
+    )
 
 
 def merged(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     """One finding for each problem of a package: advisories that are aliases of each other are
     the same problem. The worst severity that is known counts."""
+    by_package: dict[Package, list[Finding]] = {}
+    for finding in findings:
+        by_package.setdefault(finding.package, []).append(finding)
+    found = [one for group in by_package.values() for one in _problems(group)]
+    return tuple(sorted(found, key=lambda f: (-f.severity, f.package, f.id)))
+
+
+def _problems(findings: Sequence[Finding]) -> list[Finding]:
     groups: list[list[Finding]] = []
     names: list[set[str]] = []
     for finding in findings:
         mine = {finding.id, *finding.aliases}
-        joined = [
-            at
-            for at, group in enumerate(groups)
-            if group[0].package == finding.package and names[at] & mine
-        ]
+        joined = [at for at, known in enumerate(names) if known & mine]
         group, known = [finding], mine
         for at in reversed(joined):
             group = groups.pop(at) + group
             known |= names.pop(at)
         groups.append(group)
         names.append(known)
-    found = [_one(group, known) for group, known in zip(groups, names, strict=True)]
-    return tuple(sorted(found, key=lambda f: (-f.severity, f.package, f.id)))
+    return [_one(group, known) for group, known in zip(groups, names, strict=True)]
 
 
 def _one(group: list[Finding], names: set[str]) -> Finding:

@@ -8,7 +8,7 @@ from vmrun.image.document import Document, parse_object
 from vmrun.image.limits import ImageLimits
 from vmrun.model.scan import Severity
 from vmrun.scan.severity import severity_of_vector, severity_of_word
-from vmrun.scan.versions import compare
+from vmrun.scan.versions import compare, parse_version
 
 _LIMITS = ImageLimits(document=8 << 20, depth=64)
 _MOST = 20_000
@@ -32,6 +32,8 @@ class Affected:
     name: str
     ranges: tuple[tuple[Event, ...], ...]
     versions: tuple[str, ...]
+    commits: bool = False
+    """Whether it also has ranges of commits, which say nothing of released versions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +81,11 @@ def parse_advisory(data: bytes, where: str) -> Advisory | None:
 def matches(affected: Affected, version: str) -> Match | None:
     """Whether ``version`` is affected, by the schema's evaluation algorithm. A version that
     cannot be compared may be, so it counts, as uncertain."""
-    if version in affected.versions:
+    listed = _listed(affected, version)
+    if listed:
         return Match(_fix_after(affected, version), certain=True)
-    unsure = False
+    # About a package, but about none of its versions: nobody knows which.
+    unsure = listed is None or not (affected.versions or affected.ranges or affected.commits)
     for events in affected.ranges:
         within = _within(events, version, affected.ecosystem)
         if within:
@@ -92,7 +96,21 @@ def matches(affected: Affected, version: str) -> Match | None:
     return None
 
 
+def _listed(affected: Affected, version: str) -> bool | None:
+    """Whether the version is one of those listed, in any spelling of it; None when its spelling
+    cannot be read, so that nobody can tell."""
+    if version in affected.versions:
+        return True
+    if not affected.versions:
+        return False
+    if parse_version(affected.ecosystem, version) is None:
+        return False if affected.ranges else None
+    return any(compare(affected.ecosystem, version, one) == 0 for one in affected.versions)
+
+
 def _within(events: tuple[Event, ...], version: str, ecosystem: str) -> bool | None:
+    if not any(event.kind == "introduced" for event in events):
+        return None  # the schema requires one
     limits = [event.version for event in events if event.kind == "limit" and event.version != "*"]
     if limits:
         below = [_before(version, limit, ecosystem) for limit in limits]
@@ -173,6 +191,7 @@ def _affected(item: Document) -> Affected:
             if one.text("type") != "GIT"  # commits, not versions
         ),
         versions=item.texts("versions"),
+        commits=any(one.text("type") == "GIT" for one in ranges),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from importlib.metadata import version
 from typing import Any
+from urllib.parse import quote
 
 from vmrun.model.scan import BillOfHealth, Finding, Severity
 
@@ -37,7 +38,6 @@ def sarif(bill: BillOfHealth, image: str) -> dict[str, Any]:
     driver = {
         "name": "vmrun",
         "version": version("vmrun"),
-        "informationUri": "https://pypi.org/project/vmrun/",
         "rules": [_rule(finding) for finding in rules.values()],
     }
     notifications = [{"level": "error", "message": {"text": text}} for text in bill.reasons]
@@ -68,7 +68,7 @@ def _rule(finding: Finding) -> dict[str, Any]:
         "help": {"text": f"{finding.id}: {finding.summary or 'no summary'}"},
         "properties": {
             "security-severity": score,
-            "tags": ["security", "vulnerability", *finding.aliases],
+            "tags": list(dict.fromkeys(["security", "vulnerability", *finding.aliases])),
         },
     }
 
@@ -86,7 +86,7 @@ def _result(finding: Finding, image: str, level: str) -> dict[str, Any]:
         "locations": [
             {
                 "physicalLocation": {
-                    "artifactLocation": {"uri": package.path.lstrip("/")},
+                    "artifactLocation": {"uri": quote(package.path.lstrip("/")) or "image"},
                     "region": {"startLine": 1},
                 },
                 "logicalLocations": [{"fullyQualifiedName": f"{image}:{package.purl}"}],

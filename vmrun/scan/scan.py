@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
+from vmrun.model.errors import ScanError
 from vmrun.model.image import Image
 from vmrun.model.scan import Catalogue, Database, Distribution, Finding, Scan
 from vmrun.scan import debian_security
@@ -15,7 +17,6 @@ from vmrun.scan.match import ecosystems, match, merged
 from vmrun.scan.scans import load_scan, save_scan
 
 SCANNER = f"vmrun {version('vmrun')}"
-_OSV = "OSV "
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +52,16 @@ def match_catalogue(catalogue: Catalogue, sources: Sources, *, now: float) -> Sc
     databases: list[Database] = []
     findings: list[Finding] = []
     uncovered = [f"not read: {what}" for what in catalogue.unreadable]
-    suite = _suite(catalogue.distribution, sources)
+    suite = _suite(catalogue.distribution, ecosystems(catalogue), sources)
     if suite is not None:
         databases.append(suite.description)
         findings += suite.findings(catalogue.packages)
-    for name, packages in ecosystems(catalogue).items():
+    answering = ecosystems(catalogue)
+    for name, packages in answering.items():
         database = open_database(sources.advisories, name, sources.cache) if name else None
         if database is not None:
             databases.append(database.description)
-            findings += match(packages, database, name)
+            findings += match(packages, database)
         elif not (suite is not None and name.startswith("Debian:")):
             what = name or f"packages of {_distribution(catalogue)}"
             uncovered.append(f"no advisories for {what} ({len(packages)} packages)")
@@ -72,33 +74,40 @@ def match_catalogue(catalogue: Catalogue, sources: Sources, *, now: float) -> Sc
         databases=tuple(databases),
         findings=merged(findings),
         uncovered=tuple(uncovered),
+        ecosystems=tuple(name for name in answering if name),
     )
 
 
 def _databases_now(scan: Scan, sources: Sources) -> tuple[Database, ...] | None:
     """The databases that a stored scan was made with, as they are now; None if any is another by
-    now, or if another vmrun made the scan, or if it had left something out."""
-    if scan.scanner != SCANNER or scan.uncovered:
+    now or there is one more, or if another vmrun made the scan, or if it had left something out."""
+    if scan.scanner != SCANNER or scan.uncovered or (scan.packages and not scan.ecosystems):
         return None
-    suite = _suite(scan.distribution, sources)
+    suite = _suite(scan.distribution, scan.ecosystems, sources)
     now = [suite.description] if suite is not None else []
-    for database in scan.databases:
-        if database.name.startswith(_OSV):
-            name = database.name.removeprefix(_OSV)
-            opened = open_database(sources.advisories, name, sources.cache)
-            now += [opened.description] if opened is not None else []
+    for name in scan.ecosystems:
+        opened = open_database(sources.advisories, name, sources.cache)
+        now += [opened.description] if opened is not None else []
     before = {(database.name, database.digest) for database in scan.databases}
     return tuple(now) if before == {(database.name, database.digest) for database in now} else None
 
 
 def _suite(
-    distribution: Distribution | None, sources: Sources
+    distribution: Distribution | None, answering: Iterable[str], sources: Sources
 ) -> debian_security.SecuritySuite | None:
-    if distribution is None or not sources.debian_suite:
+    """The security suite, for an image of Debian that has packages of it. A host that apt gets
+    nothing for can do without where a database of advisories answers for them."""
+    debian = next((name for name in answering if name.startswith("Debian:")), None)
+    if distribution is None or debian is None or not sources.debian_suite:
         return None
     if not debian_security.covers(distribution):
         return None
-    return debian_security.security_suite(distribution, sources.cache, max_age=sources.max_age)
+    try:
+        return debian_security.security_suite(distribution, sources.cache, max_age=sources.max_age)
+    except ScanError:
+        if open_database(sources.advisories, debian, sources.cache) is None:
+            raise
+        return None
 
 
 def _distribution(catalogue: Catalogue) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from vmrun.image.document import parse_object
 from vmrun.image.limits import ImageLimits
 from vmrun.model.errors import ImageError, TrustError
-from vmrun.trust.dsse import LARGEST_ENVELOPE, Envelope, parse_envelope
+from vmrun.trust.dsse import LARGEST_ENVELOPE, Envelope, check_plain, parse_envelope
 
 MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 SIGN_PREDICATE = "https://sigstore.dev/cosign/sign/v1"
@@ -36,6 +36,7 @@ def make_bundle(envelope: Mapping[str, object], key_id: str) -> bytes:
 
 def parse_bundle(data: bytes, where: str) -> Envelope:
     """The envelope in a bundle. Raises :class:`TrustError` for other versions and contents."""
+    check_plain(data, where)
     try:
         document = parse_object(data, where, _LIMITS)
         if document.text("mediaType") != MEDIA_TYPE:

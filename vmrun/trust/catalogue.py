@@ -9,34 +9,33 @@ root names sign.
 
 from __future__ import annotations
 
-import os
-import stat
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from tuf.api.exceptions import (
+    BadVersionNumberError,
     DownloadHTTPError,
     ExpiredMetadataError,
+    LengthOrHashMismatchError,
     RepositoryError,
     SlowRetrievalError,
 )
 from tuf.api.metadata import Metadata, Signed, TargetFile  # type: ignore[attr-defined]
-from tuf.api.serialization import DeserializationError
 from tuf.ngclient.fetcher import FetcherInterface
 from tuf.ngclient.updater import Updater
 
-from vmrun.image.durable import locked_directory
 from vmrun.model.digest import Digest
-from vmrun.model.errors import ImageError, Refused, StateError, VmrunError
+from vmrun.model.errors import ImageError, Refused, VmrunError
 from vmrun.model.image import Reference, Transport
 from vmrun.trust.tuf_errors import bad_root, explain, explained, printable, unusable_state
 from vmrun.trust.tuf_fetch import BASE, LIMITS, CacheFetcher, SourceUnreachable, open_source
+from vmrun.trust.tuf_state import remembered
 
 ROLES = ("root", "timestamp", "snapshot", "targets")
 _UNREACHABLE = (SourceUnreachable, SlowRetrievalError)
+_NOT_WHOLE = (DownloadHTTPError, LengthOrHashMismatchError, BadVersionNumberError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +50,13 @@ class CatalogueEntry:
     name: str
     digest: Digest
     length: int
-    versions: tuple[tuple[str, int], ...]
+    versions: Mapping[str, int]
     expires: float
     source: str
     unreachable: str = ""
 
     def __str__(self) -> str:
-        versions = ", ".join(f"{role} {version}" for role, version in self.versions)
+        versions = ", ".join(f"{role} {version}" for role, version in self.versions.items())
         cached = f"; not reached now ({self.unreachable})" if self.unreachable else ""
         return (
             f"catalogue {self.source} names {self.digest} for {self.name}"
@@ -102,8 +101,8 @@ def check_catalogue(
         raise Refused(
             f"{name} led to {' in '.join(str(d) for d in reversed(lineage))}, but catalogue"
             f" {source} names {entry.digest}",
-            hint="the tag was moved without the catalogue, or an old image was put back; if it is"
-            f" yours run: vmrun catalogue add DIR {name}",
+            hint="the tag was moved without the catalogue, or another image was put under it; who"
+            f" released it lists it with: vmrun catalogue add DIR {name}",
         )
     return str(entry)
 
@@ -128,7 +127,7 @@ def look_up(
     judge, :class:`SettingsError` for a bad source or root, :class:`StateError` for a bad state.
     """
     fetcher = open_source(source, cert_dirs)
-    with _remembered(state):
+    with remembered(state):
         unreachable = ""
         try:
             with explained(source):
@@ -144,8 +143,8 @@ def look_up(
     if target is None:
         raise Refused(
             f"catalogue {source} does not list {name}",
-            hint="it was never added, or was removed: such an image must not run; if the catalogue"
-            f" is yours run: vmrun catalogue add DIR {name}",
+            hint="it was withdrawn, or never listed; who released it lists it with: vmrun catalogue"
+            f" add DIR {name}",
         )
     return CatalogueEntry(
         name=name,
@@ -161,6 +160,8 @@ def look_up(
 def _ask(
     name: str, fetcher: FetcherInterface, root: bytes, state: Path, source: str
 ) -> TargetFile | None:
+    if not root:  # to some versions of python-tuf that means: whatever root is remembered
+        raise bad_root(ValueError("it is empty"), source)
     try:
         updater = Updater(str(state), BASE, fetcher=fetcher, config=LIMITS, bootstrap=root)
     except RepositoryError as error:
@@ -177,9 +178,11 @@ def _recall(
         return _ask(name, CacheFetcher(state), root, state, source)
     except ExpiredMetadataError as error:
         raise _expired(source, printable(error), unreachable) from error
-    except DownloadHTTPError:
+    except _NOT_WHOLE:
+        # Nothing yet, or a part of what is newer: the source was lost while it was read.
         raise ImageError(
-            f"catalogue {source} cannot be reached ({unreachable}), and was never read before",
+            f"catalogue {source} cannot be reached ({unreachable}), and no whole copy of it is"
+            " remembered",
             hint="check the source in the trust rules, and the network",
         ) from None
     except OSError as error:
@@ -213,48 +216,14 @@ def _digest(target: TargetFile, source: str) -> Digest:
         ) from None
 
 
-@contextmanager
-def _remembered(state: Path) -> Iterator[None]:
-    """The folder of trusted metadata, ours alone and locked: python-tuf's client is not made for
-    two processes in one folder."""
-    try:
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = os.stat(state)
-        if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise StateError(
-                f"trusted metadata in {state} can be changed by others",
-                hint=f"make it yours: chown {os.geteuid()} {state}; chmod 0700 {state}",
-            )
-        with locked_directory(state):
-            _must_be_whole(state)
-            yield
-    except OSError as error:
-        raise unusable_state(error) from error
-
-
-def _must_be_whole(state: Path) -> None:
-    """What was seen before is what a rollback is noticed by: damage must not pass for absence."""
-    for role in ("timestamp", "snapshot"):
-        path = state / f"{role}.json"
-        try:
-            Metadata.from_bytes(path.read_bytes())
-        except FileNotFoundError:
-            continue
-        except DeserializationError:
-            raise StateError(
-                f"trusted metadata {path} is damaged",
-                hint=f"find out what happened to it; to start anew remove {state}",
-            ) from None
-
-
-def _seen(state: Path, source: str) -> tuple[tuple[tuple[str, int], ...], float]:
+def _seen(state: Path, source: str) -> tuple[Mapping[str, int], float]:
     """Versions of what was just verified, and when the first of it expires."""
     with explained(source):
         signed: dict[str, Signed] = {
             role: Metadata.from_bytes((state / f"{role}.json").read_bytes()).signed
             for role in ROLES
         }
-    versions = tuple((role, part.version) for role, part in signed.items())
+    versions = {role: part.version for role, part in signed.items()}
     return versions, min(part.expires.timestamp() for part in signed.values())
 
 

@@ -23,7 +23,7 @@ from tuf.api.metadata import (  # type: ignore[attr-defined]
 
 from vmrun.image.durable import locked_directory, replace_file
 from vmrun.model.digest import Digest
-from vmrun.model.errors import StateError, UsageError, VmrunError
+from vmrun.model.errors import StateError, TrustError, UsageError, VmrunError
 from vmrun.trust.tuf_keys import KeyFolder
 from vmrun.trust.tuf_published import Published, load_published
 from vmrun.trust.tuf_roles import KeyType, Role
@@ -194,6 +194,13 @@ class Publisher:
     def _load(self) -> Published:
         self.keys.check()
         _must_be_apart(self.directory, self.keys.directory)
+        if self.keys.recall(Role.ROOT) is None:
+            # Whoever can write to the directory could name a root of his own, with our keys in it,
+            # and would get his list signed.
+            raise TrustError(
+                f"folder of keys {self.keys.directory} has no published/root.json",
+                hint="restore it from a backup: it says whose lists may be signed again",
+            )
         return load_published(self.directory, self.keys.recall)
 
 

@@ -14,6 +14,7 @@ from vmrun.image.limits import MIB, ImageLimits
 from vmrun.model.digest import Digest
 from vmrun.model.errors import ImageError, TrustError
 from vmrun.trust.keys import PrivateKey
+from vmrun.trust.simple_signing import placed
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -23,6 +24,7 @@ LARGEST_STATEMENT = LARGEST_ENVELOPE * 3 // 4 - 64 * 1024
 """Bytes of a statement whose envelope is small enough, in base64."""
 _LIMITS = ImageLimits(document=LARGEST_ENVELOPE)
 _SUBJECTS = 64
+_MOST_VALUES = 10_000
 _SIGNATURES = 16
 
 
@@ -86,10 +88,18 @@ def parse_envelope(envelope: Document) -> Envelope:
 
 def read_envelope(data: bytes, where: str) -> Envelope:
     """Read an envelope from JSON. Raises :class:`TrustError`."""
+    check_plain(data, where)
     try:
         return parse_envelope(parse_object(data, where, _LIMITS))
     except ImageError as error:
         raise TrustError(error.message) from None
+
+
+def check_plain(data: bytes, where: str) -> None:
+    """Refuse JSON of very many values before it is parsed: each takes many times the memory of
+    its text. What is large in an envelope or a bundle is one string of base64."""
+    if sum(data.count(mark) for mark in (b"[", b"{", b",")) > _MOST_VALUES:
+        raise TrustError(f"{where}: has more values than an envelope could")
 
 
 def statement(subject: Subject, predicate_type: str, predicate: Mapping[str, object]) -> bytes:
@@ -115,7 +125,7 @@ def parse_statement(payload: bytes, where: str) -> Statement:
         predicate_type = document.text("predicateType")
         document.nested("predicate")
     except ImageError as error:
-        raise TrustError(error.message) from None
+        raise TrustError(placed(error.message, where)) from None
     if kind not in _STATEMENTS:
         raise TrustError(f"{where}: not an in-toto statement but {kind[:80]!r}")
     predicate = json.loads(payload)["predicate"] if "predicate" in document else {}

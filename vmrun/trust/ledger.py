@@ -109,16 +109,16 @@ class Ledger:
         try:
             with open_regular(path, "ledger") as file, reading(f"ledger {path}"):
                 data = read_exactly(file, _LARGEST + 1)
-            document = parse_object(data, f"ledger {str(path)!r}", _LIMITS)
+            document = parse_object(data, "the entry", _LIMITS)
             name, signed_at = document.text("name"), document.integer("signed_at")
             if path != self._path(name) or signed_at > _LATEST:
-                raise ImageError(f"ledger {str(path)!r}: not as it was written")
+                raise ImageError("the entry is not as it was written")
             return LedgerEntry(name, Digest.parse(document.text("digest")), float(signed_at))
         except ImageNotFound:
             return None
         except ImageError as error:
             raise StateError(
-                f"damaged {error.message}",
+                f"damaged ledger {str(path)!r}: {error.message}",
                 hint=f"find out what happened to it; to start anew remove {path}",
             ) from None
 

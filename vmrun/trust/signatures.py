@@ -55,14 +55,18 @@ class Checked:
     rejections: tuple[str, ...]
 
 
-def collect(store: ArtifactStore, lineage: Sequence[Digest]) -> Signatures:
-    """Find what is attached to any of the digests that lead to an image.
+def collect(
+    store: ArtifactStore,
+    lineage: Sequence[Digest],
+    formats: Sequence[SignatureFormat] = tuple(SignatureFormat),
+) -> Signatures:
+    """Find what is attached, in any of ``formats``, to any of the digests that lead to an image.
 
     Raises :class:`ImageError` when the store cannot be asked: that is not 'unsigned'.
     """
     found: list[StoredSignature] = []
     malformed: list[str] = []
-    for item in _attached(store, lineage):
+    for item in _attached(store, lineage, formats):
         if isinstance(item, Malformed):
             malformed.append(item.reason)
             continue
@@ -97,10 +101,14 @@ def check(signatures: Signatures, keys: Sequence[PublicKey], lineage: Sequence[D
     return Checked(tuple(dict.fromkeys(claims)), tuple(rejections))
 
 
-def _attached(store: ArtifactStore, lineage: Sequence[Digest]) -> Iterator[Attached | Malformed]:
+def _attached(
+    store: ArtifactStore, lineage: Sequence[Digest], formats: Sequence[SignatureFormat]
+) -> Iterator[Attached | Malformed]:
     for digest in lineage:
-        yield from under_tag(store, digest, SUFFIX, PAYLOAD_TYPE, LARGEST_PAYLOAD)
-        yield from bundles(store, digest, SIGN_PREDICATE, LARGEST_SIGN_BUNDLE)
+        if SignatureFormat.SIMPLE_SIGNING in formats:
+            yield from under_tag(store, digest, SUFFIX, PAYLOAD_TYPE, LARGEST_PAYLOAD)
+        if SignatureFormat.BUNDLE in formats:
+            yield from bundles(store, digest, SIGN_PREDICATE, LARGEST_SIGN_BUNDLE)
 
 
 def _simple(item: Attached) -> StoredSignature:

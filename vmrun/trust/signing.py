@@ -15,7 +15,7 @@ from vmrun.trust.attach import NewLayer, append_under_tag, attach_bundle
 from vmrun.trust.bundle import SIGN_PREDICATE, make_bundle
 from vmrun.trust.dsse import Subject, decode_base64, parse_statement, sign_envelope, statement
 from vmrun.trust.keys import PrivateKey
-from vmrun.trust.signatures import PAYLOAD_TYPE, SIGNATURE, SUFFIX
+from vmrun.trust.signatures import PAYLOAD_TYPE, SIGNATURE, SUFFIX, check, collect
 from vmrun.trust.simple_signing import (
     LARGEST_PAYLOAD,
     Payload,
@@ -24,6 +24,8 @@ from vmrun.trust.simple_signing import (
     parse_payload,
     without_time,
 )
+
+_TRIES = 5
 
 
 def sign_image(
@@ -40,19 +42,47 @@ def sign_image(
 
     ``identity`` is ``HOST/REPOSITORY:TAG``; ``now`` in seconds since 1970 goes into the signature.
     Signatures that are there stay; but under the tag the same words by the same key, only older,
-    give way. Raises :class:`TrustError`, and :class:`ImageError` when the store refuses.
+    give way. What was written is read again and verified, and written once more where somebody
+    who signed at the same moment has overwritten it: a registry only moves tags.
+    Raises :class:`TrustError`, and :class:`ImageError` when the store refuses.
     """
     more = dict(annotations or {})
     check_annotations(more)
     said = Payload(subject.digest, identity, creator(), int(now))
-    if SignatureFormat.SIMPLE_SIGNING in formats:
-        append_under_tag(store, subject.digest, SUFFIX, _simple(said, more, key))
-    if SignatureFormat.BUNDLE in formats:
-        predicate = {**more, "creator": said.creator, "timestamp": said.timestamp}
-        text = statement(Subject(identity, subject.digest), SIGN_PREDICATE, predicate)
-        parse_statement(text, "the statement")
-        bundle = make_bundle(sign_envelope(text, key), key.public.key_id)
-        attach_bundle(store, subject, bundle, SIGN_PREDICATE, rfc3339(now))
+    missing = tuple(formats)
+    for _ in range(_TRIES):
+        if SignatureFormat.SIMPLE_SIGNING in missing:
+            append_under_tag(store, subject.digest, SUFFIX, _simple(said, more, key))
+        if SignatureFormat.BUNDLE in missing:
+            bundle = _bundle(said, more, key)
+            attach_bundle(store, subject, bundle, SIGN_PREDICATE, rfc3339(now))
+        there = _formats_there(store, said, key, formats)
+        missing = tuple(form for form in formats if form not in there)
+        if not missing:
+            return
+    raise TrustError(
+        f"signatures in {store.describe()} keep changing",
+        hint="others are signing the same image; try again",
+    )
+
+
+def _formats_there(
+    store: ArtifactStore, said: Payload, key: PrivateKey, formats: Sequence[SignatureFormat]
+) -> set[SignatureFormat]:
+    lineage = (said.digest,)
+    found = check(collect(store, lineage, formats), [key.public], lineage)
+    return {
+        claim.format
+        for claim in found.claims
+        if (claim.identity, claim.signed_at) == (said.identity, said.timestamp)
+    }
+
+
+def _bundle(said: Payload, annotations: Mapping[str, str], key: PrivateKey) -> bytes:
+    predicate = {**annotations, "creator": said.creator, "timestamp": said.timestamp}
+    text = statement(Subject(said.identity, said.digest), SIGN_PREDICATE, predicate)
+    parse_statement(text, "the statement")  # nobody should sign what cannot be read
+    return make_bundle(sign_envelope(text, key), key.public.key_id)
 
 
 def _simple(said: Payload, annotations: Mapping[str, str], key: PrivateKey) -> NewLayer:

@@ -18,6 +18,7 @@ from vmrun.model.errors import ImageError, TrustError
 
 TYPE = "cosign container image signature"
 LARGEST_PAYLOAD = 64 * 1024
+_LARGEST_ANNOTATIONS = 16 * 1024
 _LIMITS = ImageLimits(document=LARGEST_PAYLOAD)
 _RESERVED = ("creator", "timestamp")
 
@@ -48,10 +49,19 @@ def make_payload(payload: Payload, annotations: Mapping[str, str]) -> bytes:
 
 
 def check_annotations(annotations: Mapping[str, str]) -> None:
-    """Refuse annotations that would pass for the signer's own fields."""
-    for key in _RESERVED:
-        if key in annotations:
+    """Refuse annotations that would pass for the signer's own fields, or that a reader would not
+    take. Raises :class:`TrustError`."""
+    for key, value in annotations.items():
+        if key in _RESERVED:
             raise TrustError(f"annotation {key!r} is vmrun's own", hint="choose another name")
+        if not (key + value).isprintable():
+            raise TrustError(f"annotation {key[:80]!r} has control characters", hint="remove them")
+    size = sum(len((key + value).encode()) for key, value in annotations.items())
+    if size > _LARGEST_ANNOTATIONS:
+        raise TrustError(
+            f"the annotations have {size} bytes, the limit is {_LARGEST_ANNOTATIONS}",
+            hint="sign the digest of what is so large",
+        )
 
 
 def parse_payload(data: bytes, where: str) -> Payload:
@@ -74,7 +84,7 @@ def parse_payload(data: bytes, where: str) -> Payload:
             timestamp=optional.integer("timestamp") if "timestamp" in optional else None,
         )
     except ImageError as error:
-        raise TrustError(error.message) from None
+        raise TrustError(placed(error.message, where)) from None
 
 
 def without_time(data: bytes) -> object:
@@ -83,6 +93,11 @@ def without_time(data: bytes) -> object:
     document = json.loads(data)
     (document["optional"] or {}).pop("timestamp", None)
     return document
+
+
+def placed(message: str, where: str) -> str:
+    """A message that names the place, once."""
+    return message if message.startswith(where) else f"{where}: {message}"
 
 
 def _exactly(document: Document, fields: set[str], where: str) -> None:

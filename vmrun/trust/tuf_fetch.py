@@ -40,8 +40,8 @@ LIMITS = UpdaterConfig(
     snapshot_max_length=500_000,
     targets_max_length=LARGEST_TARGETS,
 )
-"""Sizes in bytes. A catalogue of 20 000 names is about 4 MB."""
-DEADLINE = 30.0
+"""Sizes in bytes. A list of 20 000 names has about 3 MB."""
+DEADLINE = 20.0
 """Seconds in which all metadata must have come."""
 _LARGEST = LARGEST_TARGETS + 1
 _CHUNK = 64 * 1024

@@ -47,7 +47,8 @@ class Published:
 
 def load_published(directory: Path, recall: Recall) -> Published:
     """Read and check ``directory``. ``recall`` gives what this publisher published last: trust
-    begins with that root, and nothing older counts. Without one it begins with version 1.
+    begins with that root, and nothing older counts. Without one it begins with the directory's own
+    version 1: enough to look at it, and never to sign.
 
     Raises :class:`Refused` or :class:`ImageError` for what a publisher must not build upon.
     """

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from random import SystemRandom
 
 from vmrun.image.artifacts import Referrer, StoredManifest
 from vmrun.image.document import Document, parse_object
@@ -17,7 +19,10 @@ from vmrun.model.digest import Digest
 from vmrun.model.errors import DigestMismatch, ImageError, ImageTooLarge
 from vmrun.model.image import Descriptor, Reference, Transport
 
-_TRIES = 5
+_TRIES = 6
+_SETTLE = 0.5
+"""Seconds after which nobody should write who had read before."""
+_CHANCE = SystemRandom()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,27 +97,29 @@ class RegistryArtifacts:
 
     def put_referrer(self, subject: Digest, media_type: str, data: bytes) -> Descriptor:
         """Store a manifest whose subject is ``subject``; list it under the fallback tag where
-        the registry does not keep such lists itself."""
+        the registry does not say that it has listed it itself."""
         manifest = Descriptor(media_type, Digest.of(data), len(data))
-        if self._repository.put_manifest(manifest, data, manifest.digest):
-            return manifest
-        if self._repository.referrers(subject) is None:
+        if self._repository.put_manifest(manifest, data, manifest.digest) != str(subject):
             self._list(subject, manifest, data)
         return manifest
 
     def _list(self, subject: Digest, manifest: Descriptor, data: bytes) -> None:
-        """Add to the fallback index. HTTP has no atomic change of a tag here, so the result is
-        read again, and the addition repeated when somebody else's took its place."""
+        """Add to the fallback index. HTTP has no atomic change of a tag here: whoever read the
+        index before we wrote it may put his own in its place a moment later. So it is read again
+        after a while, longer than others need from reading to writing, and the addition repeated
+        if it is gone. That is as good as it gets without the API."""
         entry = referrer_entry(manifest, data, self._limits)
         tag = fallback_tag(subject)
         for _ in range(_TRIES):
             found = self._repository.manifest(tag)
             index = updated_index(found[1] if found else None, entry, tag, self._limits)
-            if index is not None:
-                self.put_manifest(OCI_INDEX, index, tag)
-            after = self._repository.manifest(tag)
-            if after and updated_index(after[1], entry, tag, self._limits) is None:
+            if index is None:
                 return
+            self.put_manifest(OCI_INDEX, index, tag)
+            time.sleep(_CHANCE.uniform(_SETTLE, 2 * _SETTLE))
+        found = self._repository.manifest(tag)
+        if found and updated_index(found[1], entry, tag, self._limits) is None:
+            return
         raise ImageError(
             f"{self._repository}: the list of what refers to {subject} keeps changing",
             hint="others are writing there; try again",

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import base64
 import binascii
-import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from vmrun.image.document import Document, parse_object
 from vmrun.image.limits import ImageLimits
+from vmrun.image.registry.helper import ask_program
 from vmrun.image.streams import open_regular, read_exactly, reading
 from vmrun.model.errors import ImageError, ImageNotFound
 
 _HUB_KEY = "index.docker.io"
-_HELPER_TIMEOUT = 30.0
-_HELPER_ANSWER = 64 * 1024
 _TOKEN_USER = "<token>"  # noqa: S105 - the protocol's marker for an identity token
 _LIMITS = ImageLimits()
 
@@ -59,14 +58,25 @@ def find_credentials(
         if auth_file is not None:
             raise
         return None
-    document = parse_object(data, f"credentials file {str(path)!r}", _LIMITS)
     keys = _keys(host, repository)
-    helper = _helper(document, keys)
-    if helper:
-        found = _ask_helper(helper, keys)
-        if found is not None:
-            return found
-    return _stored(document.nested("auths"), keys)
+    with _in_credentials(f"credentials file {str(path)!r}"):
+        document = parse_object(data, "it", _LIMITS)
+        helper = _helper(document, keys)
+        stored = _stored(document.nested("auths"), keys)
+    found = _ask_helper(helper, keys) if helper else None
+    return found or stored
+
+
+@contextmanager
+def _in_credentials(where: str) -> Iterator[None]:
+    """Errors of a file or answer that is the user's own, not an image's."""
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(
+            f"{where} cannot be read: {error.message}",
+            hint="correct it, or log in again: docker login HOST",
+        ) from None
 
 
 def _default_file(environment: Mapping[str, str]) -> Path:
@@ -108,32 +118,17 @@ def _ask_helper(name: str, keys: list[str]) -> Credentials | None:
 
 
 def _run_helper(program: str, server: str) -> Credentials | None:
-    try:
-        done = subprocess.run(
-            [program, "get"],
-            input=server.encode(),
-            capture_output=True,
-            timeout=_HELPER_TIMEOUT,
-            check=False,
-        )
-    except FileNotFoundError:
-        raise ImageError(
-            f"credential helper {program} is not installed",
-            hint="install it, or remove it from docker's config.json",
-        ) from None
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ImageError(
-            f"credential helper {program}: {error}", hint="run 'docker login' again"
-        ) from None
-    if done.returncode != 0:
-        if b"not found" in done.stdout + done.stderr:
+    status, data = ask_program(program, server)
+    if status != 0:
+        if b"not found" in data:
             return None
         raise ImageError(
-            f"credential helper {program} failed with status {done.returncode}",
+            f"credential helper {program} failed with status {status}",
             hint="unlock the key store, or run 'docker login' again",
         )
-    answer = parse_object(done.stdout[:_HELPER_ANSWER], f"answer of {program}", _LIMITS)
-    user, secret = answer.text("Username", ""), answer.text("Secret", "")
+    with _in_credentials(f"answer of {program}"):
+        answer = parse_object(data, "it", _LIMITS)
+        user, secret = answer.text("Username", ""), answer.text("Secret", "")
     if user == _TOKEN_USER:
         return Credentials("", identity_token=secret)
     return Credentials(user, secret) if user or secret else None
@@ -148,11 +143,12 @@ def _stored(auths: Document, keys: list[str]) -> Credentials | None:
 
 
 def _plain(name: str) -> str:
-    """``https://host/v1/`` as ``host``."""
-    name = name.removeprefix("https://").removeprefix("http://").rstrip("/")
-    for suffix in ("/v1", "/v2"):
-        name = name.removesuffix(suffix)
-    return name
+    """``https://host/v1/``, as old versions of docker wrote it, as ``host``. Without a scheme a
+    path is part of the name: podman files credentials for a part of a registry so."""
+    for scheme in ("https://", "http://"):
+        if name.startswith(scheme):
+            return name.removeprefix(scheme).partition("/")[0]
+    return name.rstrip("/")
 
 
 def _decode(entry: Document) -> Credentials | None:

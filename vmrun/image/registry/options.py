@@ -4,6 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Told how far a transfer is; several threads do so at the same time."""
+
+    def expect(self, size: int) -> None:
+        """About ``size`` bytes are going to move."""
+        ...
+
+    def advance(self, size: int) -> None:
+        """``size`` more bytes have moved."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,3 +28,4 @@ class RegistryOptions:
     plain_http: bool = False
     cert_dirs: tuple[Path, ...] = ()
     auth_file: Path | None = None
+    progress: Progress | None = None

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from io import BytesIO
 
 from vmrun.image.limits import ImageLimits
+from vmrun.image.registry.parallel import Work, in_parallel
 from vmrun.image.registry.repository import Repository
+from vmrun.image.registry.response import Passing
 from vmrun.image.select import follow
 from vmrun.image.source import Resolved, Transfer
 from vmrun.image.store import ImageStore
 from vmrun.image.streams import Readable
 from vmrun.model.digest import Digest
-from vmrun.model.errors import ImageNotFound, ImageTooLarge
+from vmrun.model.errors import ImageError, ImageNotFound, ImageTooLarge
 from vmrun.model.image import Descriptor
 
-THREADS = 4
+_DOWNLOADS = 3
+_PAUSE = 1.0
 
 
 class RegistrySource:
@@ -32,6 +36,7 @@ class RegistrySource:
         self._store = store
         self._architecture = architecture
         self._limits = limits
+        self._documents: dict[Descriptor, bytes] = {}
 
     def resolve(self) -> Resolved:
         """Ask for the tag once; from its answer on everything is asked for by digest."""
@@ -46,7 +51,9 @@ class RegistrySource:
         top, data = found
 
         def read(descriptor: Descriptor) -> bytes:
-            return data if descriptor.digest == top.digest else self._manifest(descriptor)
+            found = data if descriptor.digest == top.digest else self._manifest(descriptor)
+            self._documents[descriptor] = found
+            return found
 
         return follow(top, str(reference), self._architecture, read, self._limits)
 
@@ -59,7 +66,13 @@ class RegistrySource:
                 hint="use a smaller image",
             )
         missing = [blob for blob in wanted.values() if not self._store.has(blob)]
-        in_parallel(missing, self._download)
+        progress = self._repository.progress
+        if progress is not None:
+            progress.expect(sum(blob.size for blob in missing))
+        in_parallel(missing, self._download, progress)
+        for document, data in self._documents.items():
+            if not self._store.has(document):
+                self._store.add(document, BytesIO(data), f"manifest {document.digest}")
         return Transfer(
             len(missing), len(wanted) - len(missing), sum(blob.size for blob in missing)
         )
@@ -81,17 +94,13 @@ class RegistrySource:
             )
         return found[1]
 
-    def _download(self, blob: Descriptor) -> None:
-        with self._repository.blob(blob) as stream:
-            self._store.add(blob, stream, self.describe(blob))
-
-
-def in_parallel(blobs: Sequence[Descriptor], work: Callable[[Descriptor], None]) -> None:
-    """Do ``work`` for every blob, a few at a time; the first failure ends it and is raised."""
-    with ThreadPoolExecutor(THREADS) as executor:
-        tasks = [executor.submit(work, blob) for blob in blobs]
-        done, waiting = wait(tasks, return_when=FIRST_EXCEPTION)
-        for task in waiting:
-            task.cancel()
-    for task in done:
-        task.result()
+    def _download(self, blob: Descriptor, work: Work) -> None:
+        for more in reversed(range(_DOWNLOADS)):
+            try:
+                with self._repository.blob(blob) as stream:
+                    self._store.add(blob, work.reading(stream), self.describe(blob))
+                return
+            except Passing as failure:
+                if not more:
+                    raise ImageError(failure.message, hint=failure.hint) from None
+                time.sleep(_PAUSE)

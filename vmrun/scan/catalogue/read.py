@@ -1,24 +1,37 @@
-"""The catalogue of an image's packages, from its verified bytes, layers and whiteouts applied."""
+"""The catalogue of an image's packages, from its verified bytes, layers and whiteouts applied.
+
+The distribution's databases are read first, then the records of Python and npm packages and the
+lists that say which of those the distribution brought itself.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from vmrun.image.contents import FileBytes, read_files
 from vmrun.image.limits import MIB
-from vmrun.image.tree import LookupFailed, resolve
-from vmrun.model.errors import ImageError
 from vmrun.model.image import Image
 from vmrun.model.scan import Catalogue, Distribution, Package, PackageKind
 from vmrun.scan.catalogue import apk, dpkg, npm, os_release, python
-from vmrun.scan.catalogue.foreign import foreign
-from vmrun.scan.catalogue.records import MOST_PACKAGES, Installed, Unreadable, decoded
+from vmrun.scan.catalogue.foreign import counted, example, foreign
+from vmrun.scan.catalogue.owners import Owners
+from vmrun.scan.catalogue.places import Places
+from vmrun.scan.catalogue.records import MOST_PACKAGES, Installed, Unreadable, printable
 from vmrun.scan.purl import purl
 
-_LARGEST = 64 * MIB
-_ALL = 512 * MIB
-_LISTS = "/var/lib/dpkg/info/"
+_LARGEST = 32 * MIB
+_ALL = 256 * MIB
+_MOST_REASONS = 50
+_NATIVE = (PackageKind.DEB, PackageKind.APK)
+_EXPECTED = {
+    "debian": PackageKind.DEB,
+    "ubuntu": PackageKind.DEB,
+    "alpine": PackageKind.APK,
+    "wolfi": PackageKind.APK,
+    "chainguard": PackageKind.APK,
+}
+_ELF = b"\x7fELF"
 
 
 def catalogue(image: Image) -> Catalogue:
@@ -27,77 +40,73 @@ def catalogue(image: Image) -> Catalogue:
     What cannot be read is in ``unreadable``, never left out in silence.
     Raises :class:`ImageError` when the image itself cannot be read.
     """
-    reader = _Reader(image)
-    try:
-        return reader.read()
-    except Unreadable as error:
-        return reader.catalogue((str(error),))
+    return _Reader(image).read()
 
 
 class _Reader:
     def __init__(self, image: Image) -> None:
         self._image = image
+        self._tree = image.tree
+        self._places = Places(image.tree)
+        self._names = {path: self._places.known(path) for path in image.tree.contents}
         self._distribution: Distribution | None = None
-        self._packages: list[Package] = []
-        self._unreadable: list[str] = []
-        self._links = {
-            real: path
-            for path in (dpkg.STATUS, *apk.DATABASES, *os_release.PATHS)
-            if (real := self._real(path))
-        }
-        self._status_d = (self._real(dpkg.STATUS_D.rstrip("/")) or dpkg.STATUS_D).rstrip("/") + "/"
+        self._packages: dict[Package, str] = {}
+        """And the real path of the record of each."""
+        self._reasons: list[tuple[str, str]] = []
+        """What could not be read, and why."""
 
     def read(self) -> Catalogue:
-        files = {file.path: file for file in self._files(self._wanted)}
-        self._read_distribution(files)
-        for path, file in files.items():
-            self._add(file, self._known(path))
-        self._mark_managed(files)
-        return self.catalogue((*foreign(self._image.tree.contents), *self._missing()))
-
-    def catalogue(self, more: tuple[str, ...]) -> Catalogue:
+        self._read_distribution()
+        self._read(lambda name: dpkg.is_database(name) or name in apk.DATABASES)
+        strange = foreign(self._names)
+        programs = [path for path in self._names if self._may_be_program(path)]
+        records = [p for p, n in self._names.items() if python.is_metadata(n) or npm.is_package(n)]
+        owned = self._owned([*records, *strange, *programs])
+        self._read(lambda name: python.is_metadata(name) or npm.is_package(name), owned)
+        strange = {path: kind for path, kind in strange.items() if path not in owned}
         return Catalogue(
             digest=self._image.digest,
             distribution=self._distribution,
-            packages=tuple(sorted(set(self._packages))),
-            unreadable=(*self._unreadable, *more),
+            packages=tuple(
+                sorted(
+                    replace(package, managed=True)
+                    if package.kind not in _NATIVE and path in owned
+                    else package
+                    for package, path in self._packages.items()
+                )
+            ),
+            unreadable=self._unreadable([*counted(strange), *self._missing(bool(strange))]),
+            unseen=self._unseen([path for path in programs if path not in owned]),
         )
 
-    def _read_distribution(self, files: dict[str, FileBytes]) -> None:
-        for path in os_release.PATHS:
-            file = files.get(self._real(path))
-            if file is not None:
-                try:
-                    self._distribution = os_release.parse_os_release(file.data)
-                except Unreadable as error:
-                    self._unreadable.append(f"{path}: {error}")
-                return
+    # --- what is recorded --------------------------------------------------------------------
 
-    def _missing(self) -> Iterator[str]:
-        """Databases that should be there, and are not."""
-        native = {p.kind for p in self._packages} & {PackageKind.DEB, PackageKind.APK}
-        if not native and self._distribution is not None:
-            yield f"it is {self._distribution.id}, but has no package database of dpkg or apk"
-        elif not self._packages:
-            yield "no package database, so nobody knows what its files are from"
-        for path in (dpkg.STATUS, *apk.DATABASES):
-            if path in self._image.tree.entries and self._real(path) not in self._links:
-                yield f"{path} leads nowhere"
+    def _read_distribution(self) -> None:
+        """Of the two files the first one counts, as os-release(5) has it."""
+        path = next(filter(None, map(self._places.real, os_release.PATHS)), "")
+        for file in self._files(lambda at: at == path):
+            try:
+                self._distribution = os_release.parse_os_release(file.data)
+            except Unreadable as error:
+                self._reasons.append((path, str(error)))
 
-    def _add(self, file: FileBytes, name: str) -> None:
-        try:
-            kind, found = _parse(name, file)
-            for installed in found:
-                self._packages.append(self._package(kind, installed, file))
-                if len(self._packages) > MOST_PACKAGES:
-                    raise Unreadable(f"more than {MOST_PACKAGES} packages")
-        except Unreadable as error:
-            self._unreadable.append(f"{file.path[:200]}: {error}")
+    def _read(self, wanted: Callable[[str], bool], owned: frozenset[str] = frozenset()) -> None:
+        """Add the packages of all records of a ``wanted`` name. One that cannot be read does not
+        matter where the distribution answers for it (``owned``)."""
+        for file in self._files(lambda path: wanted(self._names[path])):
+            try:
+                for kind, installed in _parse(self._names[file.path], file.data):
+                    if len(self._packages) >= MOST_PACKAGES:
+                        self._reasons.append((file.path, f"more than {MOST_PACKAGES} packages"))
+                        return
+                    self._packages[self._package(kind, installed, file)] = file.path
+            except Unreadable as error:
+                if file.path not in owned:
+                    self._reasons.append((file.path, str(error)))
 
     def _package(self, kind: PackageKind, installed: Installed, file: FileBytes) -> Package:
-        distribution = self._distribution
-        native = kind in (PackageKind.DEB, PackageKind.APK)
-        distro = f"{distribution.id}-{distribution.version_id}" if distribution and native else ""
+        distribution = self._distribution if kind in _NATIVE else None
+        distro = f"{distribution.id}-{distribution.version_id}" if distribution else ""
         return Package(
             kind=kind,
             name=installed.name,
@@ -105,7 +114,7 @@ class _Reader:
             source=installed.source,
             source_version=installed.source_version,
             architecture=installed.architecture,
-            path=file.path,
+            path=printable(file.path),
             layer=file.layer.blob.digest,
             purl=purl(
                 kind,
@@ -117,75 +126,92 @@ class _Reader:
             licence=installed.licence,
         )
 
-    def _mark_managed(self, files: dict[str, FileBytes]) -> None:
-        """Python and npm packages whose record came with a package of the distribution."""
-        if not any(p.kind in (PackageKind.PYPI, PackageKind.NPM) for p in self._packages):
-            return
-        owned = set()
-        for file in self._files(lambda path: path.startswith(_LISTS) and path.endswith(".list")):
-            owned |= {self._real(line) for line in decoded(file.data).split("\n") if line}
-        for path in apk.DATABASES:
-            if (database := files.get(self._real(path))) is not None:
-                owned |= set(_apk_files(decoded(database.data)))
-        self._packages = [
-            package
-            if package.kind in (PackageKind.DEB, PackageKind.APK) or package.path not in owned
-            else _managed(package)
-            for package in self._packages
+    def _owned(self, candidates: list[str]) -> frozenset[str]:
+        """Those of the paths that came with a package of the distribution that is installed: its
+        fixes are backported, so that what such a record says of a version says little."""
+        owners = Owners(candidates, self._places)
+        installed = {package.name for package in self._packages}
+        for file in self._files(lambda path: self._lists_files(self._names[path], installed)):
+            name = self._names[file.path]
+            try:
+                if name in apk.DATABASES:
+                    owners.add(apk.owned_files(file.data))
+                else:
+                    owners.add(dpkg.owned_files(file.data, name))
+            except Unreadable as error:
+                self._reasons.append((file.path, str(error)))
+                break
+        return frozenset(owners.owned)
+
+    @staticmethod
+    def _lists_files(name: str, installed: set[str]) -> bool:
+        return name in apk.DATABASES or dpkg.lists_files_of(name) in installed
+
+    # --- what is not -------------------------------------------------------------------------
+
+    def _missing(self, strange: bool) -> Iterator[str]:
+        """Databases that should be there, and are not."""
+        native = {package.kind for package in self._packages} & set(_NATIVE)
+        distribution = self._distribution
+        expected = _EXPECTED.get(distribution.id) if distribution is not None else None
+        if distribution is not None and expected not in (None, *native):
+            yield f"it is {distribution.id}, but has no packages of kind {expected}"
+        elif not native and not strange and distribution is not None:
+            yield f"it is {distribution.id}, but has no package database of dpkg or apk"
+        elif not native and not strange:
+            yield "no package database: what its files come from cannot be known"
+        for path in self._places.dangling():
+            yield f"{path} is a link that leads nowhere"
+
+    def _unreadable(self, more: list[str]) -> tuple[str, ...]:
+        found = [f"{printable(path)[:200]}: {printable(why)}" for path, why in self._reasons]
+        left = len(found) - _MOST_REASONS
+        if left > 0:
+            found[_MOST_REASONS:] = [f"{left} more records that could not be read"]
+        return (*found, *more)
+
+    def _may_be_program(self, path: str) -> bool:
+        name = path.rpartition("/")[2]
+        return bool(self._tree.entries[path].mode & 0o111) or name.endswith(".so") or ".so." in name
+
+    def _unseen(self, candidates: list[str]) -> tuple[str, ...]:
+        """Programs and libraries of nobody's: nothing says what they were made of."""
+        some = set(candidates)
+        found = [
+            file.path
+            for file in read_files(
+                self._image, some.__contains__, largest=len(_ELF), total=_ALL, first=len(_ELF)
+            )
+            if file.data == _ELF
         ]
+        if not found:
+            return ()
+        count = "1 program or library" if len(found) == 1 else f"{len(found)} programs or libraries"
+        return (f"{count} of no package of the distribution, {example(found)}",)
 
     def _files(self, wanted: Callable[[str], bool]) -> Iterator[FileBytes]:
-        try:
-            yield from read_files(self._image, wanted, largest=_LARGEST, total=_ALL)
-        except ImageError as error:
-            raise Unreadable(error.message) from None
-
-    def _wanted(self, path: str) -> bool:
-        name = self._known(path)
-        return (
-            name in os_release.PATHS
-            or name in apk.DATABASES
-            or dpkg.is_database(name)
-            or python.is_metadata(name)
-            or npm.is_package(name)
-        )
-
-    def _known(self, path: str) -> str:
-        """The name that a database is known by, where the image keeps it behind a link."""
-        if path.startswith(self._status_d):
-            return dpkg.STATUS_D + path.removeprefix(self._status_d)
-        return self._links.get(path, path)
-
-    def _real(self, path: str) -> str:
-        try:
-            return resolve(self._image.tree, path).path
-        except LookupFailed:
-            return ""
+        """The files, except for those that are larger than any sound record."""
+        sizes = {path: at.size for path, at in self._tree.contents.items() if wanted(path)}
+        for path in [path for path, size in sizes.items() if size > _LARGEST]:
+            limit = f"the limit is {_LARGEST}"
+            self._reasons.append((path, f"it has {sizes.pop(path)} bytes, {limit}"))
+        if sum(sizes.values()) > _ALL:
+            path = max(sizes, key=lambda path: sizes[path])
+            why = f"it and {len(sizes) - 1} more records have more than {_ALL} bytes together"
+            self._reasons.append((path, why))
+            return
+        yield from read_files(self._image, sizes.__contains__, largest=_LARGEST, total=_ALL)
 
 
-def _parse(name: str, file: FileBytes) -> tuple[PackageKind, Iterable[Installed]]:
+def _parse(name: str, data: bytes) -> Iterator[tuple[PackageKind, Installed]]:
     """What a file of the image records; ``name`` is what it is known by."""
     if dpkg.is_database(name):
-        return PackageKind.DEB, dpkg.parse_status(file.data, partial=name != dpkg.STATUS)
-    if name in apk.DATABASES:
-        return PackageKind.APK, apk.parse_installed(file.data)
-    if python.is_metadata(name):
-        return PackageKind.PYPI, (python.parse_metadata(file.data),)
-    if npm.is_package(name):
-        installed = npm.parse_package(file.data, file.path)
-        return PackageKind.NPM, () if installed is None else (installed,)
-    return PackageKind.DEB, ()  # os-release
-
-
-def _managed(package: Package) -> Package:
-    return replace(package, managed=True)
-
-
-def _apk_files(text: str) -> Iterator[str]:
-    """Paths of apk's database: ``F:`` names a folder, ``R:`` a file in the last one."""
-    folder = ""
-    for line in text.split("\n"):
-        if line.startswith("F:"):
-            folder = line[2:]
-        elif line.startswith("R:"):
-            yield f"/{folder}/{line[2:]}"
+        for installed in dpkg.parse_status(data, partial=name != dpkg.STATUS):
+            yield PackageKind.DEB, installed
+    elif name in apk.DATABASES:
+        for installed in apk.parse_installed(data):
+            yield PackageKind.APK, installed
+    elif python.is_metadata(name):
+        yield PackageKind.PYPI, python.parse_metadata(data)
+    elif npm.is_package(name) and (package := npm.parse_package(data)) is not None:
+        yield PackageKind.NPM, package
