@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.images import Entry, fetched, file, image, symlink
+from tests.images import Entry, directory, fetched, file, image, symlink
 from tests.packaged import ALPINE, dpkg, node, os_release, stanza, wheel
 from vmrun.image.contents import read_files
 from vmrun.model.image import Image
@@ -209,7 +209,8 @@ def _normal(theirs: Names) -> Names:
 
 @needs_syft
 def test_layers_and_links(tmp_path: Path) -> None:
-    """Whiteouts, a database that is replaced, one behind a link, and states of packages."""
+    """Whiteouts, a database that is replaced, one behind a link, and states of packages. syft also
+    lists what was removed but for its configuration files."""
     lower = [
         os_release(),
         symlink("var/lib/dpkg/status", "../../../opt/status"),
@@ -225,7 +226,21 @@ def test_layers_and_links(tmp_path: Path) -> None:
         file("usr/lib/python3/dist-packages/.wh.six-1.16.0.dist-info"),
     ]
     found = built(tmp_path, lower, upper)
-    assert found.names == {("deb", "bash", "5.2-1")} == names(syft(found.layout))
+    assert found.names == {("deb", "bash", "5.2-1")}
+    assert names(syft(found.layout)) - found.names == {("deb", "gone", "1-1")}
+
+
+@needs_syft
+@pytest.mark.parametrize("name", ["busybox", "vulnerable"])
+def test_demo_images(tmp_path: Path, name: str) -> None:
+    done = subprocess.run([sys.executable, BUILD, name, tmp_path / "layout"], check=False)
+    if done.returncode:
+        pytest.skip("packages cannot be had here")
+    found = catalogue(fetched(f"oci:{tmp_path / 'layout'}:demo", tmp_path))
+    assert (found.unreadable, found.unseen) == ((), ())
+    ours = {(p.kind.value, p.name, p.version) for p in found.packages}
+    assert ours == names(syft(tmp_path / "layout"))
+    assert len(ours) == (1 if name == "busybox" else 2)
 
 
 @needs_syft
@@ -235,6 +250,8 @@ def test_distroless(tmp_path: Path) -> None:
         tmp_path,
         [
             os_release(),
+            # syft does not see them without entries for their folders.
+            *map(directory, ("var", "var/lib", "var/lib/dpkg", "var/lib/dpkg/status.d")),
             file("var/lib/dpkg/status.d/libssl3", record),
             file("var/lib/dpkg/status.d/libssl3.md5sums", b"d41d8  usr/lib/libssl.so.3\n"),
         ],

@@ -62,9 +62,24 @@ def user() -> Iterator[PlainUser]:
         if os.geteuid() == 0:
             for path in (home, *home.rglob("*")):
                 os.chown(path, USER, USER, follow_symlinks=False)
-        yield PlainUser(home, program, environment)
+        user = PlainUser(home, program, {**environment, "VMRUN_KEY_PASSWORD": "secret"})
+        _allow_own_image(user)
+        yield user
     finally:
         shutil.rmtree(home, ignore_errors=True)
+
+
+def _allow_own_image(user: PlainUser) -> None:
+    """A plain user's own key and policy, in that user's own folders."""
+    layout, name, key = f"{user.home}/image", "registry.example.com/busybox", f"{user.home}/key"
+    for words in (
+        ("key", "generate", "--out", key),
+        ("image", "sign", "--key", f"{key}.key", "--identity", f"{name}:1", f"oci:{layout}"),
+        ("policy", "allow", layout, "--transport", "oci", "--key", f"{key}.pub",
+         "--identity-repository", name),
+    ):  # fmt: skip
+        done = user.vmrun(*words)
+        assert done.returncode == 0, done.stderr
 
 
 def _readable(path: Path) -> bool:

@@ -14,6 +14,7 @@ from vmrun.image.command import resolve_command
 from vmrun.image.fetch import fetch
 from vmrun.image.reference import parse_reference
 from vmrun.image.user import User, resolve_user
+from vmrun.scan.catalogue.read import catalogue
 
 BUILD = Path(__file__).parents[2] / "images" / "workloads" / "build.py"
 
@@ -45,6 +46,10 @@ def test_busybox(tmp_path: Path) -> None:
     assert found.config.user == ""
     assert resolve_user("app", found.tree) == User(1000, 1000, (), "app", "/home/app")
     assert found.tree.entries["/tmp"].mode == 0o1777
+    packages = catalogue(found)
+    assert [package.name for package in packages.packages] == ["busybox-static"]
+    assert packages.distribution is not None
+    assert packages.unreadable == packages.unseen == ()
 
 
 def test_does_not_overwrite_other_directories(tmp_path: Path) -> None:

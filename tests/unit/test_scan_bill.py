@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.advisories import BOOKWORM, IMAGE, NOW, finding, package, scan
 from vmrun.image.document import Document
 from vmrun.model.digest import Digest
-from vmrun.model.errors import ImageError, VmrunError
+from vmrun.model.errors import ImageError, StateError, VmrunError
 from vmrun.model.scan import BillOfHealth, Database, PackageKind, Scan, Severity
 from vmrun.policy.scan_gate import VexStatement, judge
 from vmrun.policy.trust_rules import ScanGate
@@ -69,6 +69,13 @@ def test_a_scan_of_another_image_does_not_count(tmp_path: Path) -> None:
     (stored,) = tmp_path.iterdir()
     stored.rename(tmp_path / f"sha256-{IMAGE.hex}.json")
     assert load_scan(tmp_path, IMAGE) is None
+
+
+def test_a_store_that_others_can_write_is_not_used(tmp_path: Path) -> None:
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans").chmod(0o777)
+    with pytest.raises(StateError, match="others can write"):
+        save_scan(tmp_path / "scans", FULL)
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[]", b'{"format": 99}', b"\xff"])

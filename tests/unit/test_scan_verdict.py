@@ -99,6 +99,12 @@ def test_failing_outweighs_stale() -> None:
     assert verdict(scan(HIGH, scanned_at=0.0)) is Verdict.FAIL
 
 
+def test_reasons_cannot_steer_a_terminal() -> None:
+    bill = judge(scan(finding(id="X\x1b[2J"), uncovered=("a\nb",)), GATE, now=NOW)
+    assert len(bill.reasons) == 2
+    assert all(reason.isprintable() for reason in bill.reasons)
+
+
 # --- exceptions -------------------------------------------------------------------------------
 
 

@@ -74,12 +74,12 @@ def sign(
 
 def signed_name(reference: Reference, identity: str | None) -> str:
     """The docker reference to sign as: given, or the registry reference, or a layout's tag that is
-    one. Raises :class:`UsageError` when there is none or it has no tag."""
+    one. Raises :class:`UsageError` when there is none or it has neither tag nor digest."""
     text = identity
     if text is None and reference.transport is Transport.DOCKER:
-        text = f"{reference.path}:{reference.tag}" if reference.tag else reference.path
+        text = str(DockerName.of(reference))
     name = DockerName.parse(text if text is not None else reference.tag or "")
-    if name is None or not (name.tag or identity is None):
+    if name is None or not (name.tag or name.digest):
         raise UsageError(
             f"no name to sign {reference} as" if text is None else f"no full name: {text[:200]!r}",
             hint="give --identity HOST/REPOSITORY:TAG, the name it will be run by",
