@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from oci import Contents, write_docker_archive, write_layout
+from oci import Contents, with_folders, write_docker_archive, write_layout
 from packages import (
     architecture,
     download,
@@ -73,7 +73,8 @@ def _write(
     work.mkdir()
     download(names, downloads)
     download_wheels(recipe.wheels, downloads)
-    contents = Contents(recipe.collect(downloads, work), architecture(), recipe.settings)
+    entries = with_folders(recipe.collect(downloads, work))
+    contents = Contents(entries, architecture(), recipe.settings)
     if form == "oci":
         write_layout(contents, result, TAG)
     else:

@@ -12,7 +12,7 @@ import json
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -41,11 +41,18 @@ class Contents:
     settings: Mapping[str, object] = field(default_factory=dict)
 
 
+def with_folders(entries: Mapping[str, Entry]) -> Mapping[str, Entry]:
+    """The entries, and all folders on the way to them: scanners pass over what is in a folder
+    that has no entry of its own."""
+    folders = {str(parent) for name in entries for parent in PurePosixPath(name).parents} - {"."}
+    return {**{folder: Entry() for folder in folders}, **entries}
+
+
 def write_layout(contents: Contents, directory: Path, tag: str) -> None:
     """Write an OCI layout with the image under ``tag`` into an empty directory."""
     layer = _layer(contents.entries)
     config = _config(contents, layer)
-    packed = gzip.compress(layer, 9, mtime=0)
+    packed = gzip.compress(layer, 6, mtime=0)
     manifest = _json(
         {
             "schemaVersion": 2,

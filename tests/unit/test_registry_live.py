@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import os
+import pty
+import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +22,7 @@ from tests.images import TestImage, assert_refused, file, image, plain_image, sh
 from tests.lying_registry import (
     Handler,
     LyingRegistry,
+    endless,
     error,
     honest,
     in_turn,
@@ -399,3 +403,64 @@ def test_the_commands_refuse(registry: RealRegistry, vmrun: Any, tmp_path: Path)
     local = vmrun("image", "pull", f"oci:{tmp_path}")
     assert local.status == 2
     assert "is not in a registry" in local.err
+
+
+def on_a_terminal(words: list[str]) -> tuple[int, str, bytes]:
+    """Status and stdout of a command whose stderr is a terminal, and what it wrote there."""
+    leader, follower = pty.openpty()
+    try:
+        process = subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=follower, text=True
+        )
+        out, _ = process.communicate(timeout=60)
+        os.set_blocking(leader, False)
+        try:
+            err = os.read(leader, 65536)
+        except BlockingIOError:
+            err = b""
+        return process.returncode, out, err
+    finally:
+        os.close(leader)
+        os.close(follower)
+
+
+def test_progress_is_for_terminals(
+    registry: RealRegistry, vmrun_program: list[str], tmp_path: Path
+) -> None:
+    made = three_layers()
+    push(made, tmp_path, f"{registry.host}/live/progress:1", registry.options)
+    words = [*vmrun_program, "image", "pull", *arguments(registry)]
+    code, out, err = on_a_terminal([*words, f"{registry.host}/live/progress:1"])
+    assert code == 0
+    assert out.endswith(f"@{sha256(made.manifest)}\n")
+    assert b" of " in err
+    assert b"\r\x1b[Kvmrun: 4 blobs moved" in err  # the line is gone before the result
+    quiet = on_a_terminal([*words, "--quiet", f"{registry.host}/live/progress:1"])
+    assert quiet == (0, out, b"")
+
+
+def test_an_interrupt_ends_all_downloads(
+    liar: LyingRegistry, options: RegistryOptions, vmrun_program: list[str], tmp_path: Path
+) -> None:
+    """Also those that still wait for a thread; and it leaves nothing half-written behind."""
+    liar.hold(image(*([file(str(number), os.urandom(9000))] for number in range(8))))
+    liar.lie("GET", "/blobs/", endless(b"x", pause=0.02))
+    store = tmp_path / "state"
+    flags = ["--plain-http", "--authfile", str(options.auth_file)]
+    process = subprocess.Popen(
+        [*vmrun_program, "image", "pull", *flags, liar.reference],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "VMRUN_STATE_DIR": str(store)},
+    )
+    deadline = time.monotonic() + 30
+    while len(liar.asked("GET", "/blobs/")) < 4 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    out, _ = process.communicate(timeout=30)
+    assert time.monotonic() - began < 5
+    assert process.returncode != 0
+    assert out == b""
+    assert len(liar.asked("GET", "/blobs/")) == 4
+    assert not [path for path in store.rglob("*") if path.is_file() and "blobs" in path.parts]

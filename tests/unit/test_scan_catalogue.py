@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.images import Entry, directory, fetched, file, hardlink, image, opaque, symlink, whiteout
 from tests.packaged import (
@@ -22,6 +24,7 @@ from tests.packaged import (
     wheel,
 )
 from vmrun.model.digest import Digest
+from vmrun.model.errors import ImageError
 from vmrun.model.scan import Distribution
 from vmrun.scan.catalogue.read import catalogue
 
@@ -443,3 +446,41 @@ def test_the_same_image_has_the_same_catalogue(tmp_path: Path) -> None:
     layer = [*BASE, wheel("six", "1.16.0"), file("app/server", PROGRAM, mode=0o755)]
     assert listed(tmp_path / "1", layer) == listed(tmp_path / "2", layer)
     assert isinstance(listed(tmp_path / "3", layer).digest, Digest)
+
+
+# --- anything ----------------------------------------------------------------------------------
+
+PATHS = [
+    "etc", "etc/os-release", "usr/lib/os-release", "var/lib", "var/lib/dpkg", STATUS,
+    f"{STATUS}.d", f"{STATUS}.d/a", f"{STATUS}.d/a.md5sums", "var/lib/dpkg/info/bash.list",
+    "lib", "lib/apk/db/installed", "usr/lib", "usr/lib/apk/db/installed", "app", "app/node_modules",
+    "app/node_modules/a", "app/node_modules/a/package.json", "app/node_modules/@b/c/package.json",
+    "a.dist-info", "a.dist-info/METADATA", "b.egg-info", "var/lib/rpm", "var/lib/rpm/Packages",
+]  # fmt: skip
+DATA = [
+    b"", b"ID=debian\nVERSION_ID=12\n", BASH.encode(), b"P:a\nV:1\n\n", b"Name: a\nVersion: 1\n",
+    b'{"name": "a", "version": "1"}', b"/a.dist-info/METADATA\n", PROGRAM, b"\xff\x00",
+]  # fmt: skip
+TARGETS = ["/", ".", "..", "/nowhere", *PATHS, *(f"/{path}" for path in PATHS)]
+ENTRIES = st.builds(
+    file, st.sampled_from(PATHS), st.sampled_from(DATA), st.just(0o755)
+) | st.builds(symlink, st.sampled_from(PATHS), st.sampled_from(TARGETS))
+
+
+@settings(max_examples=150, deadline=None)
+@given(layers=st.lists(st.lists(ENTRIES, max_size=12), min_size=1, max_size=2))
+def test_every_image_has_a_catalogue(
+    layers: list[list[Entry]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whatever leads where: what is found is in the image, and it never passes for whole unless
+    there is a distribution and a package of it."""
+    path = tmp_path_factory.mktemp("any")
+    try:
+        made = fetched(f"oci:{image(*layers).write_layout(path / 'layout')}", path)
+    except ImageError:
+        return
+    found = catalogue(made)
+    for package in found.packages:
+        assert package.path in made.tree.contents
+    if not found.unreadable:
+        assert {package.kind.value for package in found.packages} & {"deb", "apk"}

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import sys
+import tempfile
+import time
+from collections import deque
+from datetime import UTC, datetime
+from json import dumps
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vmrun.cli import image_options as i
 from vmrun.cli.output import as_json, note, print_json, table
-from vmrun.model.errors import StateError
+from vmrun.model.errors import StateError, UsageError
+from vmrun.model.quantity import parse_duration
 from vmrun.settings import load_settings
+
+if TYPE_CHECKING:
+    from vmrun.journal.journal import Head
 
 app = typer.Typer(
     help="What happened here, and whether what runs may still run.",
@@ -28,28 +39,45 @@ def show_command(
         str | None, typer.Option(help="Only this event, e.g. run.start.", show_default=False)
     ] = None,
     digest: Annotated[
-        str | None, typer.Option(help="Only entries about this image.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Only entries about this image: its digest, or 6 digits of it and more.",
+            show_default=False,
+        ),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            help="Only what is not older: 2h, 7d, or a time such as 2026-05-01T12:00:00Z.",
+            show_default=False,
+        ),
     ] = None,
     last: Annotated[
         int | None, typer.Option("-n", help="Only the last so many.", min=1, show_default=False)
     ] = None,
     json: Json = False,
 ) -> None:
-    """Print the journal, oldest first."""
+    """Print the journal, oldest first. Fails where its chain is broken."""
     from vmrun.journal.journal import Journal
 
-    found = [
-        entry
-        for entry in Journal(load_settings().directories.journal).entries()
-        if event in (None, entry.event) and digest in (None, entry.fields.get("digest"))
-    ]
-    found = found[-last:] if last else found
+    begins = _digits(digest) if digest is not None else ""
+    earliest = _moment(since, time.time()) if since is not None else ""
+    found = deque(
+        (
+            entry
+            for entry in Journal(load_settings().directories.journal).entries()
+            if event in (None, entry.event)
+            and entry.time >= earliest
+            and entry.fields.get("digest", "").rpartition(":")[2].startswith(begins)
+        ),
+        maxlen=last,
+    )
     if json:
-        print_json(found)
+        print_json(tuple(found))
         return
     for entry in found:
-        fields = " ".join(f"{k}={v}" for k, v in entry.fields.items() if v)
-        print(f"{entry.seq} {entry.time} {entry.user} {entry.event} {fields}")
+        fields = " ".join(f"{key}={_word(value)}" for key, value in entry.fields.items() if value)
+        print(f"{entry.seq} {entry.time} {_word(entry.user)} {entry.event} {fields}")
 
 
 @app.command("verify")
@@ -63,27 +91,73 @@ def verify_command(
     from vmrun.journal.journal import Head, Journal
 
     journal = Journal(load_settings().directories.journal)
-    print(journal.verify(Head.parse(expect) if expect else None))
+    head = journal.verify(Head.parse(expect) if expect is not None else None)
+    print(head)
+    _note_torn(head)
 
 
 @app.command("export")
 def export_command(
     file: Annotated[Path, typer.Argument(help="Where to, or - for stdout.", allow_dash=True)],
 ) -> None:
-    """Copy the journal's lines, once its chain has been checked."""
+    """Copy the journal's lines, checked, and say its head; nothing if its chain is broken."""
     from vmrun.journal.journal import Journal
 
     journal = Journal(load_settings().directories.journal)
-    head = journal.verify()
-    lines = journal.path.read_bytes() if journal.path.exists() else b""
-    if str(file) == "-":
-        sys.stdout.buffer.write(lines)
-    else:
-        try:
-            file.write_bytes(lines)
-        except OSError as error:
-            raise StateError(f"cannot write {file}: {error.strerror}") from None
+    try:
+        # Whole before any of it is shown or put in the place of an older copy.
+        with tempfile.TemporaryFile() as spool:
+            head = journal.verify(copy=spool.write)
+            spool.seek(0)
+            if str(file) == "-":
+                shutil.copyfileobj(spool, sys.stdout.buffer)
+            else:
+                with file.open("wb") as out:
+                    shutil.copyfileobj(spool, out)
+    except OSError as error:
+        raise StateError(
+            f"cannot write {str(file)!r}: {error.strerror or error}", hint="choose another file"
+        ) from None
     note(f"head {head}")
+    _note_torn(head)
+
+
+def _note_torn(head: Head) -> None:
+    if head.torn:
+        note(f"after entry {head.seq} stands half a line: a crash left it, or the journal was cut")
+
+
+def _digits(digest: str) -> str:
+    digits = digest.rpartition(":")[2]
+    if not re.fullmatch("[0-9a-f]{6,128}", digits):
+        raise UsageError(
+            f"--digest: not the beginning of a digest: {digest[:80]!r}",
+            hint="write 6 lower-case hex digits or more",
+        )
+    return digits
+
+
+def _moment(since: str, now: float) -> str:
+    """As entries write it, so that texts can be compared."""
+    try:
+        if re.fullmatch(r"[0-9.]+(?:ms|s|m|h|d)?", since):
+            at = datetime.fromtimestamp(now - parse_duration(since, option="--since"), UTC)
+        else:
+            at = datetime.fromisoformat(since).astimezone(UTC)
+    except (ValueError, OverflowError, OSError):
+        raise UsageError(
+            f"--since: not a time: {since[:80]!r}",
+            hint="write 2h, 7d, or a time such as 2026-05-01T12:00:00Z",
+        ) from None
+    return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _word(text: str) -> str:
+    """One word, or a quoted one: values come from images, too, and must neither begin a line nor
+    reach a terminal as anything but text."""
+    if text.isprintable() and not set(text) & set(' "\\'):
+        return text
+    return dumps(text, ensure_ascii=not text.isprintable())
 
 
 @app.command("running")

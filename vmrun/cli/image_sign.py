@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 
 from vmrun.cli import image_options as i
-from vmrun.cli.key import PassphraseFile
-from vmrun.cli.key import load_private_key as load_private_key
+from vmrun.cli.key import PassphraseFile, load_private_key
 from vmrun.cli.output import note, print_json
 from vmrun.image.reference import parse_reference
 from vmrun.model.errors import UsageError

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vmrun.cli.output import as_json, note, print_json, table
-from vmrun.model.errors import StateError
+from vmrun.model.errors import StateError, UsageError
 from vmrun.model.quantity import format_age, format_size
 from vmrun.settings import load_settings
 
 if TYPE_CHECKING:
+    from vmrun.image.records import ImageRecords
     from vmrun.model.record import ImageRecord
+
+_BUSY = "blobs were left, because the store is in use; try 'vmrun image prune' later"
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Image = Annotated[str, typer.Argument(help="A digest, its first 6 digits or more, or a reference.")]
@@ -49,7 +53,7 @@ def inspect_command(image: Image) -> None:
     """Print all that is known of an image as JSON."""
     from vmrun.image.records import ImageRecords
 
-    print_json(ImageRecords(load_settings().directories.images).find(image))
+    print_json(_find(ImageRecords(load_settings().directories.images), image))
 
 
 def rm_command(
@@ -63,7 +67,7 @@ def rm_command(
 
     directories = load_settings().directories
     records = ImageRecords(directories.images)
-    record = records.find(image)
+    record = _find(records, image)
     users = [i.name for i in alive(directories) if i.image_digest == str(record.digest)]
     if users and not force:
         raise StateError(
@@ -71,7 +75,9 @@ def rm_command(
         )
     freed = records.remove(record, ImageStore(directories.images))
     print(record.digest)
-    note(f"freed {format_size(freed)}")
+    note(f"freed {format_size(freed.bytes)}")
+    if freed.busy:
+        note(_BUSY)
 
 
 def prune_command(json: Json = False) -> None:
@@ -82,9 +88,22 @@ def prune_command(json: Json = False) -> None:
     directories = load_settings().directories
     freed = ImageRecords(directories.images).prune(ImageStore(directories.images))
     if json:
-        print_json({"freed": freed})
+        print_json({"freed": freed.bytes, "busy": freed.busy})
         return
-    print(f"freed {format_size(freed)}")
+    print(f"freed {format_size(freed.bytes)}")
+    if freed.busy:
+        note(_BUSY)
+
+
+def _find(records: ImageRecords, image: str) -> ImageRecord:
+    """By what was typed, else by the full reference that it means."""
+    from vmrun.image.reference import parse_reference
+    from vmrun.run.images import absolute
+
+    selectors = [image]
+    with suppress(UsageError):
+        selectors.append(str(absolute(parse_reference(image))))
+    return records.find(*selectors)
 
 
 def _row(record: ImageRecord, running: list[str], *, whole: bool) -> tuple[str, ...]:

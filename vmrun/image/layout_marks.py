@@ -34,7 +34,7 @@ def mark(entries: list[Entry], new: Entry) -> None:
     if match is None:
         return
     marked = [entry for entry in entries if _notes(entry).get(_KIND) in (_IMAGE, _INDEX)]
-    subject = f"{match[1]}-{match[2]}".replace("-", ":")
+    subject = f"{match[1]}:{match[2]}"
     candidates = marked or [entry for entry in entries if entry.get("digest") == subject][:1]
     kind = _ATTACHED[match[3]]
     if [entry.get("digest") for entry in candidates] != [subject]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from vmrun.image.config import wrong_platform
+from vmrun.image.document import parse_object
 from vmrun.image.limits import ImageLimits
 from vmrun.image.manifest import (
     INDEX_TYPES,
@@ -19,6 +20,8 @@ from vmrun.model.errors import DigestMismatch, ImageError, ImageNotFound
 from vmrun.model.image import Descriptor
 
 _SHOWN = 20
+_LOOKED_THROUGH = 32
+"""Entries without a tag in question: a layout with more images than this needs one."""
 
 
 def select(
@@ -33,7 +36,10 @@ def select(
 
     ``read`` gives the bytes of a further index or of a manifest; they are checked here.
     """
-    tagged = _tagged(parse_index(index, where, None, limits), where, tag)
+    entries: Sequence[IndexEntry] = parse_index(index, where, None, limits)
+    if tag is None:
+        entries = _without_attached(_images(entries), read, limits)
+    tagged = _tagged(entries, where, tag)
     descriptor = _for_platform(tagged, where, architecture)
     return follow(descriptor, where, architecture, read, limits)
 
@@ -87,6 +93,31 @@ def _images(entries: Sequence[IndexEntry]) -> list[IndexEntry]:
         for entry in entries
         if not entry.attestation and entry.descriptor.media_type in INDEX_TYPES | MANIFEST_TYPES
     ]
+
+
+def _without_attached(
+    images: list[IndexEntry], read: Callable[[Descriptor], bytes], limits: ImageLimits
+) -> list[IndexEntry]:
+    """Those that are images of their own. What is attached to another manifest says so in its
+    ``subject`` (OCI image-spec, manifest.md), and not every tool repeats that in the index."""
+    if not 1 < len(images) <= _LOOKED_THROUGH:
+        return images
+    # One that names a platform is an image, and may be of a platform that is not even here.
+    return [
+        entry
+        for entry in images
+        if entry.platform or not _has_subject(entry.descriptor, read, limits)
+    ]
+
+
+def _has_subject(
+    descriptor: Descriptor, read: Callable[[Descriptor], bytes], limits: ImageLimits
+) -> bool:
+    try:
+        data = _checked(descriptor, read, limits)
+    except ImageNotFound:
+        return False
+    return "subject" in parse_object(data, f"manifest {descriptor.digest}", limits)
 
 
 def _tagged(entries: Sequence[IndexEntry], where: str, tag: str | None) -> list[IndexEntry]:

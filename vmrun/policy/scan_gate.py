@@ -55,7 +55,13 @@ def judge(
         verdict = Verdict.STALE if reasons else Verdict.PASS
     if failing:
         reasons.append(_summary(failing, gate))
-    return BillOfHealth(scan, verdict, tuple(reasons), tuple(failing), tuple(excused), now)
+    said = tuple(_printable(reason) for reason in reasons)
+    return BillOfHealth(scan, verdict, said, tuple(failing), tuple(excused), now)
+
+
+def _printable(text: str) -> str:
+    """Reasons end up in terminals, and name what advisories and scanners say."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _fails(finding: Finding, gate: ScanGate) -> bool:

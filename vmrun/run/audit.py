@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vmrun.model.digest import Digest
+from vmrun.model.errors import ImageError, StateError
 from vmrun.model.image import ImageDigests
 from vmrun.model.trust import TrustFiles
 from vmrun.run.state import Intent, StateDirectories, alive
@@ -27,7 +28,8 @@ class RunningImage:
 def running(
     directories: StateDirectories, trust_files: Sequence[TrustFiles]
 ) -> tuple[RunningImage, ...]:
-    """Every live guest that has an image by now."""
+    """Every live guest that has an image by now. Raises :class:`StateError` when one's intent is
+    damaged, because that guest cannot be compared with anything."""
     layers = load_layers(trust_files)
     return tuple(
         RunningImage(
@@ -44,5 +46,11 @@ def running(
 
 def _digests(intent: Intent) -> ImageDigests:
     """All of the image's digests; here they are only compared, so their roles do not matter."""
-    found = tuple(Digest.parse(text) for text in intent.digests)
+    try:
+        found = tuple(Digest.parse(text) for text in intent.digests)
+    except ImageError as error:
+        raise StateError(
+            f"the intent of run {intent.name!r} is damaged: {error.message}",
+            hint=f"end that run: kill {intent.owner}",
+        ) from None
     return ImageDigests(found, found[-1], ())

@@ -225,20 +225,43 @@ def orphans(directories: StateDirectories) -> Iterator[GuestDirectory]:
 
 
 def alive(directories: StateDirectories) -> tuple[Intent, ...]:
-    """The guests that have an owner, or that were kept for a look."""
+    """The guests that have an owner, or that were kept for a look.
+
+    Raises :class:`StateError` when such a guest's intent cannot be read: what runs in it is then
+    unknown, which must not read as nothing.
+    """
     guests = directories.guests
-    if not guests.is_dir():
-        return ()
     try:
+        if not guests.is_dir():
+            return ()
         # A claim in progress must not find its lock taken by our look at it.
         with exclusive(guests / ".lock"):
-            return tuple(
-                intent
-                for path, intent in _all(guests)
-                if intent.kept_until > time.time() or _owned(path)
-            )
+            found = [_live_intent(p) for p in sorted(guests.iterdir()) if _RUN_ID.fullmatch(p.name)]
     except OSError as error:
         raise _unusable(guests, error) from error
+    return tuple(intent for intent in found if intent is not None)
+
+
+def _live_intent(path: Path) -> Intent | None:
+    intent = _read_intent(path)
+    if intent is not None and _well_formed(intent):
+        return intent if intent.kept_until > time.time() or _owned(path) else None
+    # One that is being removed may have lost its intent already.
+    if _owned(path) and (path / "intent.json").exists():
+        raise StateError(
+            f"{path / 'intent.json'} of a live guest is damaged",
+            hint="end that guest: find its process with: fuser -v on the file 'owner' beside it",
+        )
+    return None
+
+
+def _well_formed(intent: Intent) -> bool:
+    texts = (intent.run_id, intent.name, intent.image, intent.image_digest)
+    return (
+        all(isinstance(text, str) for text in (*texts, *intent.digests, *intent.keys))
+        and type(intent.kept_until) in (int, float)
+        and type(intent.owner) is int
+    )
 
 
 def _owned(path: Path) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-import stat
 import tempfile
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from vmrun.model.errors import ImageError, ImageNotFound, ScanError, StateError
 from vmrun.model.scan import Database
 from vmrun.scan.archive import HINT, digest_of, members
 from vmrun.scan.osv import Advisory, parse_advisory
+from vmrun.scan.private import make_private
 from vmrun.scan.stored import stored_about, stored_advisory, unstored
 
 _FORMAT = 3
@@ -86,7 +86,7 @@ def _indexed(
 ) -> OsvDatabase:
     index = cache / f"{ecosystem}-{digest.hex}-{_FORMAT}.sqlite"
     try:
-        _make_private(cache)
+        make_private(cache)
         about = _about(index)
         if about is None:
             _build(file, path, ecosystem, index)
@@ -115,16 +115,6 @@ def _about(index: Path) -> tuple[int, float | None] | None:
     if type(count) is not int or not isinstance(newest, float | None):
         return None
     return count, newest
-
-
-def _make_private(cache: Path) -> None:
-    """What is in there is trusted as if it had just been made: nobody else may write it."""
-    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = cache.stat()
-    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o022:
-        raise StateError(
-            f"others can write {cache}", hint="remove it, or set VMRUN_STATE_DIR to one of yours"
-        )
 
 
 def _build(file: BinaryIO, path: Path, ecosystem: str, index: Path) -> None:

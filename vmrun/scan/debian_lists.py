@@ -1,7 +1,7 @@
 """Package lists of Debian's security suite, fetched by the host's apt into a folder of its own.
 
-apt is the transport and checks what it gets: the signature, by Debian's own keys, and the date. What
-the host's apt.conf relaxes of that, or hooks into it, does not apply here.
+apt is the transport and checks what it gets: the signature, by Debian's own keys, and the date.
+What the host's apt.conf relaxes of that, or hooks into it, does not apply here.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _FETCHED, _TRIED = "fetched", "tried"
 
 
 def fetch_lists(root: Path, codename: str, sources: Path, *, max_age: float) -> None:
-    """Have the lists of ``codename``-security in ``root``/lists, fetched at most ``max_age`` seconds
-    and a day ago; older ones are left there where apt cannot reach the archive now.
+    """Have the lists of ``codename``-security in ``root``/lists, fetched at most ``max_age``
+    seconds and a day ago; older ones are left there where apt cannot reach the archive now.
 
     Raises :class:`ScanError` when there are none, :class:`OSError` when they cannot be kept.
     """

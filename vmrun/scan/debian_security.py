@@ -23,6 +23,7 @@ from vmrun.model.errors import ScanError, StateError
 from vmrun.model.scan import Database, Distribution, Finding, Package, PackageKind, Severity
 from vmrun.scan.catalogue.records import Unreadable, decoded, stanzas
 from vmrun.scan.debian_lists import fetch_lists
+from vmrun.scan.private import make_private
 from vmrun.scan.versions import compare
 
 _TIMEOUT = 120.0
@@ -83,7 +84,8 @@ def security_suite(
     codename = distribution.codename
     root = cache / f"apt-{codename}"
     try:
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(cache)
+        make_private(root)
         with locked_directory(root):
             fetch_lists(root, codename, sources, max_age=max_age)
             return _read(root, codename)

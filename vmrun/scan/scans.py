@@ -13,6 +13,7 @@ from vmrun.model.digest import Digest
 from vmrun.model.errors import ImageError, StateError
 from vmrun.model.scan import Scan
 from vmrun.scan.bill import scan_as_json, scan_from_json
+from vmrun.scan.private import make_private
 
 _LARGEST = 64 * MIB
 _LIMITS = ImageLimits(document=_LARGEST)
@@ -33,7 +34,7 @@ def load_scan(directory: Path, digest: Digest) -> Scan | None:
 def save_scan(directory: Path, scan: Scan) -> None:
     """Store a scan in place of the image's last one."""
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(directory)
         replace_file(_path(directory, scan.digest), json.dumps(scan_as_json(scan)).encode())
     except OSError as error:
         raise StateError(

@@ -111,14 +111,16 @@ class Response:
 
     def problem(self) -> str:
         """What the body says went wrong, in a few printable characters."""
-        return "".join(c if c.isprintable() else " " for c in self._complaint())[:300].strip()
+        text = self._complaint()
+        said = "; ".join(f"{code}: {message}" for code, message in _errors(text)) or text
+        return "".join(c if c.isprintable() else " " for c in said)[:300].strip()
 
     def absent(self) -> bool:
         """Whether this is the registry's own word that there is no such thing: a 404 that came
         from it, and does not say in its body that we were denied."""
         if self.status != 404 or not self.direct:
             return False
-        return _DENIALS.isdisjoint(_codes(self._complaint()))
+        return _DENIALS.isdisjoint(code for code, _ in _errors(self._complaint()))
 
     def _complaint(self) -> str:
         if self._problem is None:
@@ -142,13 +144,15 @@ class Response:
             self._response.close()
 
 
-def _codes(text: str) -> set[str]:
-    """Error codes of the distribution specification ("Error Codes"), as far as there are any."""
+def _errors(text: str) -> list[tuple[str, str]]:
+    """Codes and messages (distribution-spec, "Error Codes"), as far as there are any."""
     try:
-        errors = json.loads(text)["errors"]
-        return {str(error["code"]) for error in errors}
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return set()
+        return [
+            (str(error["code"]), str(error.get("message") or ""))
+            for error in json.loads(text)["errors"]
+        ]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return []
 
 
 def reason(error: BaseException) -> str:
