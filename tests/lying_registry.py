@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import TCPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -163,6 +164,10 @@ class Handler(BaseHTTPRequestHandler):
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
+    def server_bind(self) -> None:
+        """Without HTTPServer's, which asks the DNS for this host's name."""
+        TCPServer.server_bind(self)
+
     def handle_error(self, *_: object) -> None:
         """Clients that go away are what many of these tests are about."""
 
@@ -181,7 +186,7 @@ def lying_registry(identity: Identity | None = None) -> Iterator[LyingRegistry]:
     host = f"127.0.0.1:{server.server_address[1]}"
     registry = LyingRegistry(host, "https" if identity else "http")
     handler.registry = registry  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.005,), daemon=True)
     thread.start()
     try:
         yield registry

@@ -43,10 +43,12 @@ def collect(downloads: Path, _scratch: Path) -> Mapping[str, Entry]:
     status = []
     entries[f"{_DATABASE}/info/format"] = Entry(b"1\n", mode=0o644)
     for package in packages_in(downloads):
-        fields = control(package)
-        status.append(_installed(fields))
-        listed = _unpack(files(package), entries)
-        entries[f"{_DATABASE}/info/{_list_name(fields)}"] = Entry(listed, mode=0o644)
+        about = control(package)
+        status.append(_installed(about["control"]))
+        stem = f"{_DATABASE}/info/{_stem(about['control'])}"
+        entries[f"{stem}.list"] = Entry(_unpack(files(package), entries), mode=0o644)
+        if "md5sums" in about:
+            entries[f"{stem}.md5sums"] = Entry(about["md5sums"].encode(), mode=0o644)
     entries[f"{_DATABASE}/status"] = Entry("\n".join(status).encode(), mode=0o644)
     for name, more in (("passwd", _APP_USER), ("group", _APP_GROUP)):
         # As base-passwd's script does.
@@ -78,10 +80,11 @@ def _installed(fields: str) -> str:
     return f"{first}\nStatus: install ok installed\n{rest}"
 
 
-def _list_name(fields: str) -> str:
+def _stem(fields: str) -> str:
+    """How dpkg names its files about a package."""
     headers = HeaderParser().parsestr(fields)
     same = headers["Multi-Arch"] == "same"
-    return headers["Package"] + (f":{headers['Architecture']}" if same else "") + ".list"
+    return f"{headers['Package']}:{headers['Architecture']}" if same else headers["Package"]
 
 
 def _unpack(tar: bytes, entries: dict[str, Entry]) -> bytes:

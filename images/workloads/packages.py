@@ -75,16 +75,14 @@ def packages_in(downloads: Path) -> list[Path]:
     return sorted(downloads.glob("*.deb"))
 
 
-def control(package: Path) -> str:
-    """The fields of a package, as its database of installed packages has them."""
-    return _output(["dpkg-deb", "--field", str(package)])
-
-
-def checksums(package: Path) -> bytes:
-    """The package's list of its files: their MD5 sums and paths."""
+def control(package: Path) -> Mapping[str, str]:
+    """The package's control files by name: ``control`` has its fields as a database of installed
+    packages has them, ``md5sums`` (if it has any) sums and paths of its files."""
     with tempfile.TemporaryDirectory() as directory:
         subprocess.run(["dpkg-deb", "--control", package, directory], check=True)
-        return Path(directory, "md5sums").read_bytes()
+        names = ("control", "md5sums")
+        paths = [path for name in names if (path := Path(directory, name)).exists()]
+        return {path.name: path.read_text() for path in paths}
 
 
 def files(package: Path) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import debian
 from oci import Entry
-from packages import checksums, control, extract, packages_in
+from packages import control, extract, packages_in
 
 _PASSWD = b"root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000:app:/home/app:/bin/sh\n"
 _GROUP = b"root:x:0:\napp:x:1000:\n"
@@ -53,9 +53,10 @@ def _busybox(downloads: Path, root: Path) -> Mapping[str, Entry]:
 def _recorded(downloads: Path, name: str) -> Mapping[str, Entry]:
     """The record of a package in an image that has no dpkg, as in Debian's distroless images."""
     package = next(path for path in packages_in(downloads) if path.name.startswith(f"{name}_"))
+    files = control(package)
     return {
-        f"{_STATUS_D}/{name}": Entry(control(package).encode(), mode=0o644),
-        f"{_STATUS_D}/{name}.md5sums": Entry(checksums(package), mode=0o644),
+        f"{_STATUS_D}/{name}": Entry(files["control"].encode(), mode=0o644),
+        f"{_STATUS_D}/{name}.md5sums": Entry(files["md5sums"].encode(), mode=0o644),
     }
 
 

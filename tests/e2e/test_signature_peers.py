@@ -314,6 +314,24 @@ def test_cosign_verifies_a_saved_layout(site: Site) -> None:
     verify = ("verify", "--insecure-ignore-tlog", "--local-image", "--key")
     site.cosign.must(*verify, site.ours.with_suffix(".pub"), layout)
     assert site.cosign(*verify, site.theirs.with_suffix(".pub"), layout).status != 0
+    # It is one image for vmrun, too, whose signatures cosign has left without their names.
+    status, text = site.verify(f"oci:{layout}", site.ours, "--identity", name)
+    assert status == 1
+    assert "is not signed" in text
+
+
+def test_what_cosign_has_copied_is_signed_for_its_old_name_only(site: Site) -> None:
+    """cosign puts the image itself where the list of its referrers belongs."""
+    name = site.push("team/to-copy")
+    site.sign(name)
+    copied = name.replace("to-copy", "copied")
+    site.cosign.must("copy", *COSIGN_HTTP, name, copied)
+    assert site.cosign_verifies(copied, site.ours)
+    assert site.verify(copied, site.ours)[0] != 0
+    status, text = site.verify(copied, site.ours, "--identity", name)
+    assert status == 0, text
+    site.sign(copied)
+    assert site.verify(copied, site.ours)[0] == 0
 
 
 def test_cosign_verifies_a_layout_that_vmrun_signed(site: Site) -> None:

@@ -286,6 +286,16 @@ def test_links_in_circles_end(tmp_path: Path) -> None:
     assert len(listed(tmp_path, [*BASE, *circles]).packages) == 1
 
 
+def test_too_many_links_are_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    links = [symlink(f"{name}.dist-info", "/cache") for name in "abc"]
+    monkeypatch.setattr("vmrun.scan.catalogue.places._MOST_LINKS", 3)
+    assert listed(tmp_path / "few", [*BASE, *links]).unreadable == ()
+    monkeypatch.setattr("vmrun.scan.catalogue.places._MOST_LINKS", 2)
+    assert listed(tmp_path / "many", [*BASE, *links]).unreadable == (
+        "more than 2 links that may lead to records",
+    )
+
+
 # --- what cannot be read -----------------------------------------------------------------------
 
 

@@ -182,6 +182,7 @@ def _table(bill: BillOfHealth) -> str:
     header = ("gate", "severity", "package", "installed", "fixed in", "id", "also")
     lines = [table([tuple(map(_plain, r)) for r in rows], header=header), ""] if rows else []
     lines += [f"  {_plain(reason)}" for reason in bill.reasons]
+    lines += [f"  not checked: {_plain(text)}" for text in bill.scan.unseen]
     databases = ", ".join(f"{d.name} ({d.advisories})" for d in bill.scan.databases) or "none"
     lines.append(f"{bill.scan.packages} packages, {len(rows)} findings; databases: {databases}")
     lines.append(f"{bill.verdict}  {bill.scan.digest}")

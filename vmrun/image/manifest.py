@@ -39,6 +39,8 @@ OCI_LAYER_TYPES: Mapping[Compression, str] = {
 
 REF_NAME = "org.opencontainers.image.ref.name"
 _ATTACHED = re.compile(r"sha256-[0-9a-f]{64}(?:\.(?:sig|att|sbom))?")
+_COSIGN_KINDS = frozenset(f"dev.cosignproject.cosign/{kind}" for kind in ("sigs", "atts", "sboms"))
+"""How 'cosign save' marks what it saves beside an image, without naming it."""
 _ATTESTATION = ("vnd.docker.reference.type", "attestation-manifest")
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1"
 
@@ -174,7 +176,10 @@ def _entry(item: Document) -> IndexEntry:
         )
     key, value = _ATTESTATION
     name = annotations.get(REF_NAME, "")
-    attached = bool(item.text("artifactType", "") or _ATTACHED.fullmatch(name))
+    kind = annotations.get("kind", "")
+    attached = bool(
+        item.text("artifactType", "") or _ATTACHED.fullmatch(name) or kind in _COSIGN_KINDS
+    )
     return IndexEntry(descriptor, platform, name, annotations.get(key) == value or attached)
 
 

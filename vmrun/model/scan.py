@@ -136,6 +136,9 @@ class Scan:
     databases: tuple[Database, ...]
     findings: tuple[Finding, ...]
     uncovered: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
+    """What has no record that could be read, such as programs that were copied in; see
+    :class:`Catalogue`."""
     ecosystems: tuple[str, ...] = ()
     """Those that its packages belong to, whether or not there was a database of each."""
 

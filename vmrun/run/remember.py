@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from vmrun.image.records import ImageRecords
 from vmrun.journal.journal import Journal
 from vmrun.model.digest import Digest
-from vmrun.model.errors import StateError
+from vmrun.model.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, StateError
 from vmrun.model.image import Image, Reference, Transport
 from vmrun.model.record import Checkup, ImageRecord, PushedBy, SeenAs
 from vmrun.model.report import Report
@@ -108,14 +108,15 @@ class Memory:
     def ended(self, report: Report) -> None:
         """A run is over, and what it had is removed: ``run.end`` for one that the journal has as
         started, else ``run.refused``: it ended before it had a guest, for whatever reason."""
+        started = report.run_id in self._started
         self._journal.append(
-            "run.end" if report.run_id in self._started else "run.refused",
+            "run.end" if started else "run.refused",
             {
                 "run": report.run_id,
                 "reference": report.image,
                 "digest": report.image_digest,
                 "status": str(report.exit_status),
-                "error": report.error,
+                "error": _without_secrets(report, started=started),
                 "clean": str(report.receipt.clean).lower(),
             },
         )
@@ -130,6 +131,14 @@ class Memory:
             if self._note is None:
                 raise
             self._note(f"{met.reference} is not remembered: {error.message}")
+
+
+def _without_secrets(report: Report, *, started: bool) -> str:
+    """The error, but for what may be of the workload's command or environment: a command that
+    cannot be run is named with its PATH, and runtimes in a guest say what they were to start."""
+    if report.error and report.exit_status in (EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND):
+        return "the command cannot be run"
+    return report.error.partition(":")[0] if started else report.error
 
 
 def _kept(record: ImageRecord, image: Image) -> ImageRecord:

@@ -44,6 +44,7 @@ def scan_as_json(scan: Scan) -> dict[str, Any]:
         ],
         "findings": [_finding(finding) for finding in scan.findings],
         "uncovered": list(scan.uncovered),
+        "unseen": list(scan.unseen),
         "ecosystems": list(scan.ecosystems),
     }
 
@@ -74,6 +75,7 @@ def scan_from_json(document: Document) -> Scan:
         ),
         findings=tuple(_read_finding(item) for item in document.objects("findings", _MOST)),
         uncovered=document.texts("uncovered"),
+        unseen=document.texts("unseen"),
         ecosystems=document.texts("ecosystems"),
     )
 

@@ -74,6 +74,7 @@ def match_catalogue(catalogue: Catalogue, sources: Sources, *, now: float) -> Sc
         databases=tuple(databases),
         findings=merged(findings),
         uncovered=tuple(uncovered),
+        unseen=catalogue.unseen,
         ecosystems=tuple(name for name in answering if name),
     )
 

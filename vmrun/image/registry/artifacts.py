@@ -74,13 +74,19 @@ class RegistryArtifacts:
         the index under the fallback tag (distribution-spec, "Referrers Tag Schema")."""
         pages = self._repository.referrers(subject)
         if pages is None:
-            found = self._repository.manifest(fallback_tag(subject))
-            pages = [found[1]] if found else []
+            found = self._listing(subject)
+            pages = [found] if found else []
         where = f"referrers of {subject} in {self._repository}"
         referrers = [r for page in pages for r in parse_referrers(page, where, self._limits)]
         if len(referrers) > self._limits.manifests:
             raise ImageTooLarge(f"{where}: more than {self._limits.manifests}")
         return tuple(referrers)
+
+    def _listing(self, subject: Digest) -> bytes | None:
+        """The index under the fallback tag. 'cosign copy' puts the subject itself there, which
+        lists nothing."""
+        found = self._repository.manifest(fallback_tag(subject))
+        return found[1] if found and found[0].digest != subject else None
 
     def put_blob(self, media_type: str, data: bytes) -> Descriptor:
         """Store a small blob unless it is there."""
@@ -111,14 +117,13 @@ class RegistryArtifacts:
         entry = referrer_entry(manifest, data, self._limits)
         tag = fallback_tag(subject)
         for _ in range(_TRIES):
-            found = self._repository.manifest(tag)
-            index = updated_index(found[1] if found else None, entry, tag, self._limits)
+            index = updated_index(self._listing(subject), entry, tag, self._limits)
             if index is None:
                 return
             self.put_manifest(OCI_INDEX, index, tag)
             time.sleep(_CHANCE.uniform(_SETTLE, 2 * _SETTLE))
-        found = self._repository.manifest(tag)
-        if found and updated_index(found[1], entry, tag, self._limits) is None:
+        found = self._listing(subject)
+        if found and updated_index(found, entry, tag, self._limits) is None:
             return
         raise ImageError(
             f"{self._repository}: the list of what refers to {subject} keeps changing",

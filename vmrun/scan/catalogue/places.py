@@ -11,6 +11,9 @@ from vmrun.scan.catalogue import apk, dpkg, foreign, npm, os_release, python
 _FILES = (dpkg.STATUS, *apk.DATABASES, *os_release.PATHS)
 _FOLDERS = (dpkg.FOLDER, dpkg.STATUS_D, dpkg.INFO, *foreign.FOLDERS)
 
+# Following one may take a millisecond, as the image has it.
+_MOST_LINKS = 50_000
+
 
 class Places:
     """The names by which the files of an image are known, whatever links lead to them."""
@@ -28,6 +31,7 @@ class Places:
         links = [path for path, entry in tree.entries.items() if entry.kind == "symlink"]
         for path in filter(npm.FOLDER.fullmatch, links):
             self._folders.setdefault(self._resolve(path), path)
+        self._left = _MOST_LINKS
         for path in links:
             self._link(path)
 
@@ -52,20 +56,26 @@ class Places:
             self._real_folders[folder] = self._resolve(folder)
         return self._real_folders[folder]
 
-    def dangling(self) -> Iterator[str]:
-        """Names of databases that are links to nowhere."""
+    def problems(self) -> Iterator[str]:
+        """What a process inside might find, and we do not: links of a database to nowhere, and
+        more links than anybody could follow."""
         for path in (dpkg.STATUS, dpkg.STATUS_D, *apk.DATABASES, *foreign.FOLDERS):
             for part in (path, parent(path)):
                 entry = self._tree.entries.get(part)
                 if entry is not None and entry.kind == "symlink" and not self.real(part):
-                    yield part
+                    yield f"{part} is a link that leads nowhere"
                     break
+        if self._left < 0:
+            yield f"more than {_MOST_LINKS} links that may lead to records"
 
     def _link(self, path: str) -> None:
         """A link by whose name something is a record, which it is not by its own name."""
         name = self.known(path)
         for suffix in ("", "/METADATA", "/PKG-INFO", "/EGG-INFO/PKG-INFO", "/package.json"):
             if is_record(name + suffix):
+                self._left -= 1
+                if self._left < 0:
+                    return
                 real = self._resolve(path + suffix)
                 if real and not is_record(real):
                     self._files.setdefault(real, name + suffix)

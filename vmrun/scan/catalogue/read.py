@@ -160,8 +160,7 @@ class _Reader:
             yield f"it is {distribution.id}, but has no package database of dpkg or apk"
         elif not native and not strange:
             yield "no package database: what its files come from cannot be known"
-        for path in self._places.dangling():
-            yield f"{path} is a link that leads nowhere"
+        yield from self._places.problems()
 
     def _unreadable(self, more: list[str]) -> tuple[str, ...]:
         found = [f"{printable(path)[:200]}: {printable(why)}" for path, why in self._reasons]
