@@ -340,3 +340,15 @@ def test_each_orphan_is_given_to_one_reclaimer(directories: StateDirectories) ->
     for child in children:
         child.join(10)
     assert sorted(found) == sorted(ids)
+
+
+def test_a_live_guest_whose_intent_was_damaged_is_left_alone(
+    directories: StateDirectories,
+) -> None:
+    mine = make(directories)
+    (mine.path / "intent.json").write_text("{")
+    assert list(orphans(directories)) == []
+    assert mine.path.exists()
+    mine.release()
+    assert list(orphans(directories)) == []
+    assert not mine.path.exists()

@@ -97,13 +97,14 @@ def run_command(
 
     _must_be_writable(report)
     progress = sys.stderr.isatty() and not quiet and not terminal
+    tell = _silent if quiet else _note_over_progress if progress else note
     run_options = RunOptions(
         directories=settings.directories,
         floor=settings.floor,
         images=i.image_options(settings, plain_http=plain_http),
-        memory=Memory(settings.directories),
+        memory=Memory(settings.directories, note=tell),
         announce=_show_phase if progress else _silent,
-        note=_silent if quiet else _note_over_progress if progress else note,
+        note=tell,
         on_error=_show_traceback,
     )
     with workload_streams(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from vmrun.model.digest import Digest
+from vmrun.model.errors import DigestMismatch
 from vmrun.model.image import Descriptor
 
 EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
@@ -34,6 +35,18 @@ class Referrer:
     descriptor: Descriptor
     artifact_type: str
     annotations: Mapping[str, str]
+
+
+def checked(data: bytes, descriptor: Descriptor, what: str) -> bytes:
+    """``data`` if it is what ``descriptor`` says; ``what`` names it in the error otherwise."""
+    hasher = descriptor.digest.hasher()
+    hasher.update(data)
+    if len(data) != descriptor.size or hasher.hexdigest() != descriptor.digest.hex:
+        raise DigestMismatch(
+            f"{what}: its {len(data)} bytes are not those of its descriptor",
+            hint="it is damaged or was tampered with; fetch or push it again",
+        )
+    return data
 
 
 class ArtifactStore(Protocol):

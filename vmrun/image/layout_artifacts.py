@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vmrun.image.artifacts import Referrer, StoredManifest
+from vmrun.image.artifacts import Referrer, StoredManifest, checked
 from vmrun.image.document import parse_object
 from vmrun.image.durable import locked_directory, replace_file
 from vmrun.image.files import DirectoryFiles, read_document
@@ -32,7 +32,6 @@ from vmrun.image.manifest import (
 from vmrun.image.streams import open_regular, read_exactly, reading
 from vmrun.model.digest import Digest
 from vmrun.model.errors import (
-    DigestMismatch,
     ImageError,
     ImageNotFound,
     ImageTooLarge,
@@ -70,14 +69,7 @@ class LayoutArtifacts:
             raise ImageTooLarge(f"{what}: {descriptor.size} bytes, the limit is {limit}")
         with open_regular(self._path(descriptor.digest), "blob") as file, reading(what):
             data = read_exactly(file, descriptor.size + 1)
-        hasher = descriptor.digest.hasher()
-        hasher.update(data)
-        if len(data) != descriptor.size or hasher.hexdigest() != descriptor.digest.hex:
-            raise DigestMismatch(
-                f"{what}: its bytes are not those of its descriptor",
-                hint="the layout is damaged or was tampered with",
-            )
-        return data
+        return checked(data, descriptor, what)
 
     def referrers(self, subject: Digest) -> tuple[Referrer, ...]:
         """Manifests of the index whose ``subject`` is ``subject``. What is listed without being

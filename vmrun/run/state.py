@@ -213,7 +213,9 @@ def orphans(directories: StateDirectories) -> Iterator[GuestDirectory]:
             incomplete = [p for p in guests.iterdir() if _RUN_ID.fullmatch(p.name)]
             for path in {*incomplete} - {path for path, _ in found}:
                 # Claiming is done under the lock that we hold: without an intent nothing was made.
-                shutil.rmtree(path, ignore_errors=True)
+                # One that has an owner is somebody's live guest, whatever became of its intent.
+                if not _owned(path):
+                    shutil.rmtree(path, ignore_errors=True)
     except OSError as error:
         raise _unusable(guests, error) from error
     for path, intent in found:

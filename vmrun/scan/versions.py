@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Protocol
 
 from univers.versions import (
     AlpineLinuxVersion,
@@ -24,12 +23,6 @@ _KINDS: dict[str, type[Version]] = {
     "PyPI": PypiVersion,
     "npm": SemverVersion,
 }
-
-
-class Ordered(Protocol):
-    """A version that knows its place."""
-
-    def __lt__(self, other: object) -> bool: ...
 
 
 # Of version-apk(5): what univers does not know of. Both sort after the version without them, and

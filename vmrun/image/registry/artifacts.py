@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import SystemRandom
 
-from vmrun.image.artifacts import Referrer, StoredManifest
+from vmrun.image.artifacts import Referrer, StoredManifest, checked
 from vmrun.image.document import Document, parse_object
 from vmrun.image.limits import ImageLimits
 from vmrun.image.manifest import OCI_INDEX, OCI_MANIFEST
@@ -16,7 +16,7 @@ from vmrun.image.registry.options import RegistryOptions
 from vmrun.image.registry.repository import Repository
 from vmrun.image.streams import CHUNK, read_exactly
 from vmrun.model.digest import Digest
-from vmrun.model.errors import DigestMismatch, ImageError, ImageTooLarge
+from vmrun.model.errors import ImageError, ImageTooLarge
 from vmrun.model.image import Descriptor, Reference, Transport
 
 _TRIES = 6
@@ -60,14 +60,7 @@ class RegistryArtifacts:
             raise ImageTooLarge(f"{what}: {descriptor.size} bytes, the limit is {limit}")
         with self._repository.blob(descriptor) as stream:
             data = read_exactly(stream, descriptor.size + 1)
-        hasher = descriptor.digest.hasher()
-        hasher.update(data)
-        if len(data) != descriptor.size or hasher.hexdigest() != descriptor.digest.hex:
-            raise DigestMismatch(
-                f"{what}: its {len(data)} bytes are not those of its descriptor",
-                hint="the answer was changed on its way, or the registry is damaged",
-            )
-        return data
+        return checked(data, descriptor, what)
 
     def referrers(self, subject: Digest) -> tuple[Referrer, ...]:
         """What refers to ``subject``: by the referrers API, and where the registry has none, by
