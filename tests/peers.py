@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,8 @@ from pathlib import Path
 
 import pytest
 
-_MIRROR = "http://deb.debian.org/debian"
+_SOURCE = re.compile(r"^(?:URIs:|deb(?: \[[^\]]*\])?)[ \t]+(https?://\S+/debian)/?(?:\s|$)", re.M)
+_APT = Path("/etc/apt")
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _STABLE = (
     "cosign", "skopeo", "libc6", "libgpgme11t64", "libassuan9", "libgpg-error0", "libsubid5",
@@ -120,6 +122,14 @@ def _locked(directory: Path) -> Iterator[None]:
         yield
 
 
+def _mirror() -> str:
+    """The archive of Debian that the host's own apt uses."""
+    for path in (_APT / "sources.list", *sorted((_APT / "sources.list.d").glob("*"))):
+        if path.is_file() and (found := _SOURCE.search(path.read_text(errors="replace"))):
+            return found[1]
+    pytest.skip("this host's apt names no archive of Debian")
+
+
 def _fetch(suite: str, packages: tuple[str, ...], directory: Path) -> None:
     apt = directory / "apt"
     shutil.rmtree(apt, ignore_errors=True)
@@ -127,7 +137,7 @@ def _fetch(suite: str, packages: tuple[str, ...], directory: Path) -> None:
     for name in ("lists/partial", "archives/partial"):
         (apt / name).mkdir(parents=True)
     sources = apt / "sources.list"
-    sources.write_text(f"deb [arch=amd64 signed-by={_KEYRING}] {_MIRROR} {suite} main\n")
+    sources.write_text(f"deb [arch=amd64 signed-by={_KEYRING}] {_mirror()} {suite} main\n")
     status = apt / "status"
     status.touch()
     options = {

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vmrun.model.errors import ScanError
 
-_MIRROR = "http://deb.debian.org/debian-security"
+_MIRROR = "http://security.debian.org/debian-security"
 """Debian's own; what the host's apt is told about it (a proxy, a mirror) applies."""
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _TIMEOUT = 120.0
