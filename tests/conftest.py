@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.dockerd import dockerd
@@ -22,6 +23,11 @@ from vmrun.model.base import Flavour
 from vmrun.settings import load_settings
 
 __all__ = ["dockerd", "plain_registry", "registry"]
+
+# What CI says of a change must depend on the change alone. People's runs go on searching.
+hypothesis.settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI") == "true":
+    hypothesis.settings.load_profile("ci")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ANYTHING = '{"default": [{"type": "insecureAcceptAnything"}]}'

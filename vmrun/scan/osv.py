@@ -61,13 +61,16 @@ class Match:
 def parse_advisory(data: bytes, where: str) -> Advisory | None:
     """Read an advisory; None for one that was withdrawn. Raises :class:`ImageError`."""
     document = parse_object(data, where, _LIMITS)
+    identifier = document.text("id")
+    if not identifier:
+        raise document.wrong("id", "a name")
     if "withdrawn" in document:
         return None
     severity, score = _severity(document)
     affected = document.objects("affected", _MOST) if "affected" in document else []
     upstream = document.texts("upstream")
     return Advisory(
-        id=document.text("id"),
+        id=identifier,
         # One that bundles several problems is not the same as any of them.
         aliases=(*document.texts("aliases"), *(upstream if len(upstream) == 1 else ())),
         summary=(document.text("summary", "") or document.text("details", ""))[:500],
