@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from enum import StrEnum
 from json import dumps
@@ -43,15 +42,12 @@ def sbom_command(
     reference, created = parse_reference(image), _created()
     settings = i.settings_with(cert_dir=cert_dir, authfile=authfile)
 
-    from vmrun.run.images import find
+    from vmrun.run.images import find_briefly
     from vmrun.scan.catalogue.read import catalogue
     from vmrun.scan.cyclonedx import cyclonedx
 
     options = i.image_options(settings, plain_http=plain_http)
-    with (
-        tempfile.TemporaryDirectory(prefix="vmrun-sbom.") as scratch,
-        find(reference, Path(scratch) / "image", settings.directories, options) as found,
-    ):
+    with find_briefly(reference, settings.directories, options) as found:
         fetched = found.fetch()
         listed = catalogue(fetched)
     for text in listed.unreadable:

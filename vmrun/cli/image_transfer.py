@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,13 +40,12 @@ def pull_command(
     reference = _in_registry(image)
     settings = i.settings_with(cert_dir=cert_dir, authfile=authfile)
 
-    from vmrun.run.images import find
+    from vmrun.run.images import find_briefly
     from vmrun.run.remember import Memory
 
     with (
         _shown(i.image_options(settings, plain_http=plain_http), quiet=quiet) as options,
-        tempfile.TemporaryDirectory(prefix="vmrun-pull.") as scratch,
-        find(reference, Path(scratch) / "image", settings.directories, options) as found,
+        find_briefly(reference, settings.directories, options) as found,
     ):
         fetched = found.fetch()
         moved = found.transfer
@@ -79,13 +76,12 @@ def push_command(
 
     from vmrun.image.registry.push import push_image
     from vmrun.image.registry.repository import Repository
-    from vmrun.run.images import find
+    from vmrun.run.images import find_briefly
     from vmrun.run.remember import Memory
 
     with (
         _shown(i.image_options(settings, plain_http=plain_http), quiet=quiet) as options,
-        tempfile.TemporaryDirectory(prefix="vmrun-push.") as scratch,
-        find(from_reference, Path(scratch) / "image", settings.directories, options) as found,
+        find_briefly(from_reference, settings.directories, options) as found,
     ):
         fetched = found.fetch()
         pushed = push_image(fetched, Repository(to, options.registry, push=True))

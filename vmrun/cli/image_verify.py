@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json as jsonlib
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,17 +46,14 @@ def verify_command(
         cert_dir=cert_dir, authfile=authfile, policy=policy, trust_rules=trust_rules
     )
 
-    from vmrun.run.images import find, verify
+    from vmrun.run.images import find_briefly, verify
     from vmrun.run.remember import Memory
     from vmrun.trust.downgrade import date
 
     options = i.image_options(settings, plain_http=plain_http)
     layers = only_keys(key, identity) if key else options.layers()
     directories = settings.directories
-    with (
-        tempfile.TemporaryDirectory(prefix="vmrun-verify.") as scratch,
-        find(reference, Path(scratch) / "image", directories, options) as found,
-    ):
+    with find_briefly(reference, directories, options) as found:
         verified = verify(reference, found.digests, layers, directories, options)
         fetched = found.fetch()
     Memory(directories).verified(reference, fetched.digest, verified.trust)

@@ -6,13 +6,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from vmrun.image.artifacts import ArtifactStore
 from vmrun.model.errors import ImageError, Refused
 from vmrun.model.image import Image, Reference
 from vmrun.model.scan import BillOfHealth, Verdict
 from vmrun.policy.scan_gate import VexStatement, judge
 from vmrun.policy.signature_policy import Signed
 from vmrun.policy.trust_rules import ScanGate, combine_gates
+from vmrun.run.images import ImageOptions, artifacts
 from vmrun.run.state import StateDirectories
 from vmrun.trust.attestations import VULNERABILITIES, attestations
 from vmrun.trust.decision import unusable
@@ -27,10 +27,9 @@ def gate_of(layers: Sequence[TrustLayer]) -> ScanGate | None:
 
 def must_be_healthy(
     image: Image,
-    store: ArtifactStore | None,
     layers: Sequence[TrustLayer],
     directories: StateDirectories,
-    advisories: Path,
+    options: ImageOptions,
 ) -> BillOfHealth | None:
     """The image's bill of health if it passes the gate; None where no gate requires one.
 
@@ -43,9 +42,10 @@ def must_be_healthy(
     # Loaded where a gate asks for it: what compares versions takes a while.
     from vmrun.scan.scan import Sources, scan_image
 
-    bill = attested(image, store, layers, gate)
+    bill = attested(image, layers, gate, options)
     if bill is None or bill.verdict is Verdict.STALE:
-        sources = Sources(advisories, directories.cache / "advisories", max_age=gate.max_db_age)
+        cache = directories.cache / "advisories"
+        sources = Sources(options.advisories, cache, max_age=gate.max_db_age)
         scan = scan_image(image, sources, directories.scans, now=time.time())
         bill = judge(scan, gate, vex_of(gate), now=time.time())
     if bill.verdict is not Verdict.PASS:
@@ -58,11 +58,13 @@ def must_be_healthy(
 
 
 def attested(
-    image: Image, store: ArtifactStore | None, layers: Sequence[TrustLayer], gate: ScanGate
+    image: Image, layers: Sequence[TrustLayer], gate: ScanGate, options: ImageOptions
 ) -> BillOfHealth | None:
     """The newest scan of the image that a key of ``attested_by`` has signed, judged now."""
+    # The registry is asked again only where somebody's word on the scan would count.
     keys = _keys(layers, gate)
-    if store is None or not keys:
+    store = artifacts(image.reference, options) if keys else None
+    if store is None:
         return None
     from vmrun.scan.bill import scan_of_predicate
 

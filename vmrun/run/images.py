@@ -7,6 +7,7 @@ are hashed, whose packages are scanned, and that runs. Nothing here creates a gu
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -68,6 +69,18 @@ def find(
         registry=options.registry,
         store=ImageStore(directories.images),
     ) as found:
+        yield found
+
+
+@contextmanager
+def find_briefly(
+    reference: Reference, directories: StateDirectories, options: ImageOptions
+) -> Iterator[FoundImage]:
+    """The same, for a look: what is fetched of it goes away with the block."""
+    with (
+        tempfile.TemporaryDirectory(prefix="vmrun-image.") as scratch,
+        find(reference, Path(scratch) / "image", directories, options) as found,
+    ):
         yield found
 
 

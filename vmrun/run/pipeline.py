@@ -34,7 +34,7 @@ from vmrun.policy.confinement import check_container, check_qemu, failed
 from vmrun.run.accelerator import host_facts
 from vmrun.run.clock import PhaseClock
 from vmrun.run.health import must_be_healthy, summary
-from vmrun.run.images import ImageOptions, artifacts, find, verify
+from vmrun.run.images import ImageOptions, find, verify
 from vmrun.run.keep import keep_guest
 from vmrun.run.ports import RunningContainer, Streams
 from vmrun.run.provision import Provisioned, boot_failure, create_guest, wait_for_hello
@@ -209,8 +209,7 @@ def _admitted_image(
         with clock.phase("fetch"):
             image = found.fetch()
     with clock.phase("scan"):
-        store = artifacts(workload.image, options.images)
-        bill = must_be_healthy(image, store, layers, directories, options.images.advisories)
+        bill = must_be_healthy(image, layers, directories, options.images)
         if bill is not None:
             outcome.health = bill
             options.note(summary(workload.image, bill))

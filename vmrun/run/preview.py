@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 from vmrun.base.store import find_base
 from vmrun.model.plan import EMBEDDED, Plan
@@ -16,7 +14,7 @@ from vmrun.planning.planner import RunIdentity, make_plan
 from vmrun.policy.admission import admit
 from vmrun.run.accelerator import host_facts
 from vmrun.run.health import must_be_healthy
-from vmrun.run.images import ImageOptions, artifacts, find, verify
+from vmrun.run.images import ImageOptions, find_briefly, verify
 from vmrun.run.state import StateDirectories
 
 _IDENTITY = RunIdentity(run_id="000000000000", uuid="00000000-0000-4000-8000-000000000000", slot=0)
@@ -48,14 +46,10 @@ def preview(
     host = host_facts(base, directories, connect=connect, may_try=False)
     profile = admit(workload, host, floor=floor)
     layers = images.layers()
-    with (
-        tempfile.TemporaryDirectory(prefix="vmrun-plan.") as scratch,
-        find(workload.image, Path(scratch) / "image", directories, images) as found,
-    ):
+    with find_briefly(workload.image, directories, images) as found:
         verified = verify(workload.image, found.digests, layers, directories, images)
         image = found.fetch()
-        store = artifacts(workload.image, images)
-        health = must_be_healthy(image, store, layers, directories, images.advisories)
+        health = must_be_healthy(image, layers, directories, images)
     plan = make_plan(
         workload, image=image, base=base, host=host, profile=profile, identity=_IDENTITY
     )

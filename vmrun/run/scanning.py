@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from vmrun.model.errors import UsageError
 from vmrun.model.image import Image, Reference
@@ -13,7 +11,7 @@ from vmrun.model.scan import BillOfHealth, Scan
 from vmrun.policy.scan_gate import judge
 from vmrun.policy.trust_rules import ScanGate
 from vmrun.run.health import vex_of
-from vmrun.run.images import ImageOptions, absolute, artifacts, find
+from vmrun.run.images import ImageOptions, absolute, artifacts, find_briefly
 from vmrun.run.remember import Memory
 from vmrun.run.signing import attachable, signed_name
 from vmrun.run.state import StateDirectories
@@ -41,10 +39,7 @@ def scan(
 ) -> BillOfHealth:
     """The bill of health of an image, by its digest, on bytes that were hashed."""
     reference = absolute(reference)
-    with (
-        tempfile.TemporaryDirectory(prefix="vmrun-scan.") as scratch,
-        find(reference, Path(scratch) / "image", directories, options) as found,
-    ):
+    with find_briefly(reference, directories, options) as found:
         image = found.fetch()
         made = _scan(image, request, directories, options)
         bill = judge(made, request.gate, vex_of(request.gate), now=time.time())

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from vmrun.image.artifacts import ArtifactStore
 from vmrun.model.digest import Digest
@@ -14,7 +12,7 @@ from vmrun.model.errors import ImageError, UsageError
 from vmrun.model.image import Descriptor, Reference, Transport
 from vmrun.model.trust import SignatureFormat
 from vmrun.policy.identity import DockerName
-from vmrun.run.images import ImageOptions, absolute, artifacts, find
+from vmrun.run.images import ImageOptions, absolute, artifacts, find_briefly
 from vmrun.run.state import StateDirectories
 from vmrun.trust.keys import PrivateKey
 from vmrun.trust.signing import sign_image
@@ -53,10 +51,7 @@ def sign(
             f"{reference.transport}: keeps no signatures",
             hint="push the image to a registry, or copy it into an OCI layout, and sign it there",
         )
-    with (
-        tempfile.TemporaryDirectory(prefix="vmrun-sign.") as scratch,
-        find(reference, Path(scratch) / "image", directories, options) as found,
-    ):
+    with find_briefly(reference, directories, options) as found:
         found.fetch()
         lineage = found.digests.lineage
     for manifest in attachable(store, lineage):
