@@ -69,6 +69,10 @@ ALLOWED = {
     "trust": {"model", "policy", "image"},
     "scan": {"model", "policy", "image"},
     "journal": {"model"},
+    "compose": {"model", "vmrun.image.reference"},
+    "network": {"model", "policy", "vmrun.run.ports"},
+    "volume": {"model", "vmrun.run.ports", "vmrun.host.lock"},
+    "tenant": {"model", "policy", "vmrun.host.lock"},
     # The ports that an adapter implements are declared by who uses it.
     "channel": {"model", "vmrun.run.ports"},
     "engine": {"model", "planning", "vmrun.run.ports"},
@@ -77,11 +81,15 @@ ALLOWED = {
     "settings": {"model", "policy", "vmrun.run.state"},
     "run": {
         "model", "policy", "planning", "image", "base", "channel", "engine", "hypervisor", "host",
-        "trust", "scan", "journal",
+        "trust", "scan", "journal", "network", "volume", "tenant", "compose",
+    },
+    "supervisor": {
+        "model", "policy", "planning", "channel", "engine", "hypervisor", "run", "network",
+        "volume", "journal", "tenant",
     },
     "cli": {
         "model", "settings", "policy", "planning", "image", "base", "host", "run", "trust", "scan",
-        "journal",
+        "journal", "supervisor", "volume", "tenant", "compose",
     },
     "__main__": {"cli"},
 }  # fmt: skip
@@ -145,6 +153,7 @@ HOMES = {
     "docker": {"vmrun.engine", "vmrun.image.docker_daemon"},
     "requests": {"vmrun.engine", "vmrun.image.docker_daemon"},
     "zstandard": {"vmrun.image"},
+    "yaml": {"vmrun.compose"},
     "typer": {"vmrun.cli"},
     "rich": {"vmrun.cli"},
 }

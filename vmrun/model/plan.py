@@ -7,6 +7,8 @@ from enum import StrEnum
 
 from vmrun.model.base import Base
 from vmrun.model.image import Image
+from vmrun.model.network import NetworkPlan
+from vmrun.model.storage import Bind, Disk
 from vmrun.model.workload import Limits, Workload
 
 EMBEDDED = "embedded"
@@ -91,6 +93,8 @@ class ContainerPlan:
     interactive: bool
     masked_paths: tuple[str, ...]
     readonly_paths: tuple[str, ...]
+    binds: tuple[Bind, ...] = ()
+    network: NetworkPlan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,7 @@ class GuestPlan:
     qemu_uid: int | None
     qemu_gid: int | None
     limit_host_memory: bool
+    disks: tuple[Disk, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,9 @@ from enum import StrEnum
 
 from vmrun.model.base import Flavour
 from vmrun.model.image import Reference
+from vmrun.model.network import Allow, Publish
+from vmrun.model.service import NO_SERVICE, ServiceOptions
+from vmrun.model.storage import NO_STORAGE, Storage
 
 
 class ProfileName(StrEnum):
@@ -77,3 +80,8 @@ class Workload:
     base: str | None = None
     connect: str | None = None
     keep: bool = False
+    publish: tuple[Publish, ...] = ()
+    allow: tuple[Allow, ...] = ()
+    storage: Storage = NO_STORAGE
+    service: ServiceOptions = NO_SERVICE
+    labels: tuple[tuple[str, str], ...] = ()

@@ -1,0 +1,42 @@
+"""What a container may reach, and who may reach it. There is no network card in a guest: all of
+it travels through the SSH connection, and the host decides on each connection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """A TCP port of the host (``address`` an IP literal; ``host_port`` 0: any that is free) whose
+    connections go to ``container_port`` in the container."""
+
+    address: str
+    host_port: int
+    container_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """A destination that a container may connect to: ``host`` is a lower-case DNS name in A-label
+    form, ``*.`` and such a name for everything below it, or an IP literal in canonical form;
+    ``ports`` are TCP ports."""
+
+    host: str
+    ports: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkPlan:
+    """The wire of one container: ``network`` names it inside the guest (a run id, or a tenant's
+    own network), ``address`` is the container's IPv4 address on it, ``gateway`` the host side's,
+    ``prefix`` the length of the network's prefix, ``names`` what the resolver answers for other
+    containers of the same network (name, address)."""
+
+    network: str
+    address: str
+    gateway: str
+    prefix: int
+    publish: tuple[Publish, ...] = ()
+    allow: tuple[Allow, ...] = ()
+    names: tuple[tuple[str, str], ...] = ()

@@ -1,0 +1,1 @@
+"""Tenants: who they are and what they may use."""

@@ -1,0 +1,1 @@
+"""Data that outlives a guest, or must not: encrypted volumes, scratch, host directories."""
