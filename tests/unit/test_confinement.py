@@ -214,9 +214,9 @@ def privileged(plan: Plan) -> Plan:
 
 
 def test_a_good_qemu_passes(plan: Plan, privileged: Plan) -> None:
-    assert failed(check_qemu(privileged, PRIVILEGED)) == ()
-    assert failed(check_qemu(plan, PLAIN)) == ()
-    assert {item.subject for item in check_qemu(privileged, PRIVILEGED)} == {"qemu"}
+    assert failed(check_qemu(privileged.guest, PRIVILEGED)) == ()
+    assert failed(check_qemu(plan.guest, PLAIN)) == ()
+    assert {item.subject for item in check_qemu(privileged.guest, PRIVILEGED)} == {"qemu"}
 
 
 QEMU: list[tuple[str, dict[str, Any]]] = [
@@ -260,7 +260,7 @@ PRIVILEGED_ONLY: list[tuple[str, dict[str, Any]]] = [
 def test_a_qemu_that_deviates_is_noticed(
     privileged: Plan, name: str, changes: dict[str, Any]
 ) -> None:
-    found = failed(check_qemu(privileged, replace(PRIVILEGED, **changes)))
+    found = failed(check_qemu(privileged.guest, replace(PRIVILEGED, **changes)))
     assert [item.name for item in found] == [name]
 
 
@@ -268,11 +268,11 @@ def test_a_qemu_that_deviates_is_noticed(
 def test_a_plain_users_qemu_that_deviates_is_noticed(
     plan: Plan, name: str, changes: dict[str, Any]
 ) -> None:
-    found = failed(check_qemu(plan, replace(PLAIN, **changes)))
+    found = failed(check_qemu(plan.guest, replace(PLAIN, **changes)))
     assert [item.name for item in found] == [name]
 
 
 def test_an_unplanned_device_is_named(plan: Plan) -> None:
     reading = replace(PLAIN, devices=("disk:file", "interface:network"))
-    (item,) = failed(check_qemu(plan, reading))
+    (item,) = failed(check_qemu(plan.guest, reading))
     assert item.actual == "interface:network"

@@ -53,6 +53,7 @@ class ControlPort:
         self._buffer = bytearray()
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._paused = threading.Event()
         self._pings = 0
 
     def hello(self, deadline: float, *, alive: Callable[[], bool]) -> Hello:
@@ -94,17 +95,33 @@ class ControlPort:
             raise GuestError(f"the guest did not take its identity: {answer[:80]!r}")
         return match[1]
 
-    def keep_lease(self, seconds: int) -> None:
-        """Renew the lease from a thread until :meth:`close`, three times per lease."""
+    def keep_lease(self, seconds: int, *, on_lost: Callable[[], None] = lambda: None) -> None:
+        """Renew the lease from a thread until :meth:`close`, three times per lease. ``on_lost`` is
+        called once when the guest does not answer for a whole lease: by then it is powered off,
+        or frozen."""
 
         def renew() -> None:
             while not self._stop.wait(seconds / 3):
+                if self._paused.is_set():
+                    continue
                 try:
                     self._ask(f"lease {seconds}", "ok lease", time.monotonic() + seconds)
                 except GuestError:
-                    return
+                    if self._stop.is_set():
+                        return
+                    if not self._paused.is_set():
+                        on_lost()
+                        return
 
         threading.Thread(target=renew, name="lease", daemon=True).start()
+
+    def pause(self) -> None:
+        """The guest's processors are about to stand still, and its lease with them."""
+        self._paused.set()
+
+    def resume(self) -> None:
+        """They go on; from here on silence counts again."""
+        self._paused.clear()
 
     def extend_lease(self, seconds: int) -> None:
         """Let the guest live ``seconds`` from now without being renewed."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from vmrun.model.capability import capability_mask
 from vmrun.model.live import ContainerReading, QemuReading
-from vmrun.model.plan import Plan
+from vmrun.model.plan import GuestPlan, Plan
 from vmrun.model.quantity import CPU_PERIOD, cpu_quota
 from vmrun.model.report import Assertion
 
@@ -18,9 +18,8 @@ _PLANNED = ("disk:file", "rng:virtio", "serial:unix")
 _PRIVATE = ("cgroup", "ipc", "mnt", "net", "pid", "uts")
 
 
-def check_qemu(plan: Plan, reading: QemuReading) -> tuple[Assertion, ...]:
+def check_qemu(guest: GuestPlan, reading: QemuReading) -> tuple[Assertion, ...]:
     """QEMU: its own uid, no capabilities, seccomp, no new privileges, no unplanned device."""
-    guest = plan.guest
 
     def items() -> Iterator[Assertion]:
         if guest.qemu_uid is not None:

@@ -168,7 +168,7 @@ def _execute(
         outcome.guest = _identify(plan, provisioned)
     with clock.phase("connect"):
         connection = _connect(plan, directory, outcome.guest, teardown)
-        outcome.assertions = _must_hold(check_qemu(plan, provisioned.guest.qemu()))
+        outcome.assertions = _must_hold(check_qemu(plan.guest, provisioned.guest.qemu()))
     engine = make_engine(workload.engine, scratch=directory.path)
     with clock.phase("deliver"):
         outcome.delivered = engine.deliver(plan, connection)
