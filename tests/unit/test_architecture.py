@@ -81,11 +81,12 @@ ALLOWED = {
     "settings": {"model", "policy", "vmrun.run.state"},
     "run": {
         "model", "policy", "planning", "image", "base", "channel", "engine", "hypervisor", "host",
-        "trust", "scan", "journal", "network", "volume", "tenant", "compose",
+        "trust", "scan", "journal", "network", "volume", "tenant", "compose", "supervisor",
     },
     "supervisor": {
-        "model", "policy", "planning", "channel", "engine", "hypervisor", "run", "network",
-        "volume", "journal", "tenant",
+        "model", "policy", "planning", "channel", "engine", "hypervisor", "network", "journal",
+        "tenant", "vmrun.run.clock", "vmrun.run.ports", "vmrun.run.provision", "vmrun.run.signals",
+        "vmrun.run.state", "vmrun.run.storage", "vmrun.run.teardown",
     },
     "cli": {
         "model", "settings", "policy", "planning", "image", "base", "host", "run", "trust", "scan",

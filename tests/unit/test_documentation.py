@@ -200,9 +200,8 @@ def test_report_fields_are_those_of_the_code() -> None:
 
 
 def test_phases_are_those_of_the_pipeline() -> None:
-    code = "".join(
-        (REPOSITORY / "vmrun/run" / name).read_text() for name in ("pipeline.py", "clock.py")
-    )
+    parts = ("run/pipeline.py", "run/decide.py", "run/clock.py", "supervisor/live.py")
+    code = "".join((REPOSITORY / "vmrun" / name).read_text() for name in parts)
     text = (REFERENCE / "report-json.md").read_text()
     section = text.partition("## phases")[2].partition("## assertions")[0]
     said = re.findall(r"^\| `([a-z ]+)` \|", section, flags=re.M)

@@ -415,6 +415,7 @@ def test_what_is_no_file_is_refused_at_once(journal: Journal, tmp_path: Path, ki
 
 
 def test_appending_to_a_large_journal_reads_its_end_only(journal: Journal) -> None:
+    journal = Journal(journal.path.parent, segment=1 << 30)
     filled(journal, 1)
     last = journal.path.read_bytes()
     with journal.path.open("r+b") as file:

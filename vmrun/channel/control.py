@@ -10,12 +10,15 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from vmrun.model.errors import GuestError
 
 _MAX_LINE = 4096
+_SEND_TIMEOUT = 10.0
+"""Seconds for a request to leave: a guest that does not read its port blocks it."""
 _CONTRACT = "vmrun/1"
 _HOST_KEY = re.compile(r"identified (ssh-ed25519 [A-Za-z0-9+/]{68}={0,2})")
 
@@ -46,7 +49,10 @@ class _Silence(GuestError):
 
 
 class ControlPort:
-    """A connection to a guest's control port. Not thread-safe but for :meth:`keep_lease`."""
+    """A connection to a guest's control port. Not thread-safe but for :meth:`keep_lease`.
+
+    Whatever the guest does, each call ends at its deadline, give or take a second.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -87,8 +93,8 @@ class ControlPort:
             f"lease {identity.lease}",
             "end",
         )
-        with self._lock:
-            self._send("".join(line + "\n" for line in lines))
+        with self._turn(deadline):
+            self._send("".join(line + "\n" for line in lines), deadline)
             answer = self._answer(deadline)
         match = _HOST_KEY.fullmatch(answer)
         if match is None:
@@ -139,11 +145,22 @@ class ControlPort:
         self._sock.close()
 
     def _ask(self, request: str, expected: str, deadline: float) -> None:
-        with self._lock:
-            self._send(request + "\n")
+        with self._turn(deadline):
+            self._send(request + "\n", deadline)
             answer = self._answer(deadline)
         if answer != expected:
             raise GuestError(f"the guest answered {answer[:80]!r} to {request!r}")
+
+    @contextmanager
+    def _turn(self, deadline: float) -> Iterator[None]:
+        """The port for one request and its answer: the renewal of the lease may be waiting for
+        one that never comes."""
+        if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise _Silence("the guest did not answer on the control port in time")
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def _answer(self, deadline: float) -> str:
         """The next line that is no answer to a ping. After a second of silence a ping is sent:
@@ -155,14 +172,15 @@ class ControlPort:
                 if time.monotonic() >= deadline:
                     raise
                 self._pings += 1
-                self._send("ping\n")
+                self._send("ping\n", deadline)
                 continue
             if line != "ok ping" or not self._pings:
                 return line
             self._pings -= 1
 
-    def _send(self, text: str) -> None:
+    def _send(self, text: str, deadline: float) -> None:
         try:
+            self._sock.settimeout(min(max(deadline - time.monotonic(), 0.001), _SEND_TIMEOUT))
             self._sock.sendall(text.encode("ascii"))
         except OSError as error:
             raise GuestError(f"the control port broke: {error}") from error

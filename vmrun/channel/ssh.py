@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import paramiko
 from tenacity import retry, retry_if_exception, stop_after_attempt
 
 from vmrun.channel.keys import ClientKey, public_line
+from vmrun.channel.transport import BoundedTransport
 from vmrun.channel.unix import connect_unix
 from vmrun.model.errors import ChannelError, DeadlineExceeded, VmrunError
 from vmrun.run.ports import TerminalSize
@@ -25,6 +27,7 @@ _KEX = ("curve25519-sha256@libssh.org",)
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 _KEY_TYPES = ("ssh-ed25519",)
 _WINDOW = 4 << 20
+_LARGEST_STATUS = 255
 _OPEN_TIMEOUT = 60.0
 _AUTH_TIMEOUT = 30.0
 _REQUEST_TIMEOUT = 60.0
@@ -33,6 +36,13 @@ _KEEPALIVE = 1
 """Seconds of silence until a packet without meaning is sent. Once in some hundred commands a
 guest's sshd sleeps on bytes that its virtio port has; whatever comes next wakes it."""
 _HANDSHAKE_TIMEOUT = 20.0
+
+_CLOSE_TIMEOUT = 5.0
+"""Seconds for the words that end a channel. A guest that does not read blocks them, and with them
+whoever else writes: then the connection is closed."""
+
+# What paramiko raises of a connection that broke, stalled, or was closed meanwhile.
+_BROKEN = (OSError, EOFError, paramiko.SSHException)
 
 
 class SshProcess:
@@ -46,29 +56,37 @@ class SshProcess:
         """Send all of ``data``; blocks while the window is full."""
         try:
             self._channel.sendall(data)
-        except (OSError, EOFError) as error:
+        except _BROKEN as error:
             raise ChannelError(f"cannot send to the guest: {error}") from error
 
     def close_stdin(self) -> None:
         """End of file on its stdin."""
         try:
             self._channel.shutdown_write()
-        except (OSError, EOFError) as error:
+        except _BROKEN as error:
             raise ChannelError(f"cannot send to the guest: {error}") from error
 
     def read(self, size: int) -> bytes:
         """Up to ``size`` bytes of stdout; empty at its end."""
-        return self._channel.recv(size)
+        try:
+            return self._channel.recv(size)
+        except _BROKEN as error:
+            raise ChannelError(f"cannot read from the guest: {error}") from error
 
     def read_error(self, size: int) -> bytes:
         """Up to ``size`` bytes of stderr; empty at its end, at once with a terminal."""
-        return b"" if self._merged else self._channel.recv_stderr(size)
+        if self._merged:
+            return b""
+        try:
+            return self._channel.recv_stderr(size)
+        except _BROKEN as error:
+            raise ChannelError(f"cannot read from the guest: {error}") from error
 
     def resize(self, size: TerminalSize) -> None:
         """Change its terminal's size."""
         try:
             self._channel.resize_pty(size.columns, size.rows)
-        except (OSError, EOFError, paramiko.SSHException) as error:
+        except _BROKEN as error:
             raise ChannelError(f"cannot resize the terminal: {error}") from error
 
     def wait(self, timeout: float | None = None) -> int:
@@ -78,11 +96,15 @@ class SshProcess:
         status = self._channel.exit_status
         if status < 0:
             raise ChannelError("the connection to the guest ended before the command did")
+        if status > _LARGEST_STATUS:
+            # This process could not exit with it: 256 would read as success.
+            raise ChannelError(f"the guest reported an exit status of {status}")
         return status
 
     def close(self) -> None:
-        """Close the channel."""
-        self._channel.close()
+        """Close the channel; a guest that takes no word of it loses the connection. Never raises
+        and takes a few seconds at most."""
+        _end(self._channel)
 
 
 class WrongHostKey(ChannelError):
@@ -101,12 +123,10 @@ class SshConnection:
     ) -> SshConnection:
         """Connect over ``sock`` to a guest whose host key line must equal ``host_key``.
 
-        Raises :class:`ChannelError`; a wrong host key is never retried.
+        Ends within ``timeout`` and half a minute for the authentication. Raises
+        :class:`ChannelError`; a wrong host key is never retried.
         """
-        transport = paramiko.Transport(
-            sock, default_window_size=_WINDOW, default_max_packet_size=1 << 15
-        )
-        transport.daemon = True
+        transport = BoundedTransport(sock, window=_WINDOW, packet=1 << 15)
         transport.banner_timeout = timeout
         transport.handshake_timeout = timeout
         transport.auth_timeout = _AUTH_TIMEOUT
@@ -115,14 +135,16 @@ class SshConnection:
         options.ciphers = _CIPHERS
         options.key_types = _KEY_TYPES
         try:
-            transport.start_client(timeout=timeout)
-            actual = public_line(transport.get_remote_server_key())
-            if actual != host_key:
-                raise WrongHostKey(
-                    "the guest's SSH host key is not the one it reported over the control port"
-                )
-            transport.auth_publickey("root", client_key.as_paramiko())
-            transport.set_keepalive(_KEEPALIVE)
+            # It also waits for a lock that is held while a guest that does not read is written to.
+            with _deadline(timeout + _AUTH_TIMEOUT, transport.close):
+                transport.start_client(timeout=timeout)
+                actual = public_line(transport.get_remote_server_key())
+                if actual != host_key:
+                    raise WrongHostKey(
+                        "the guest's SSH host key is not the one it reported over the control port"
+                    )
+                transport.auth_publickey("root", client_key.as_paramiko())
+                transport.set_keepalive(_KEEPALIVE)
         except VmrunError:
             transport.close()
             raise
@@ -136,8 +158,9 @@ class SshConnection:
     def execute(self, command: str, *, terminal: TerminalSize | None = None) -> SshProcess:
         """Start a command of the guest's shell."""
         try:
-            channel = self._transport.open_session(timeout=_OPEN_TIMEOUT)
-            with _deadline(_REQUEST_TIMEOUT, channel):
+            with _deadline(_OPEN_TIMEOUT + _CLOSE_TIMEOUT, self._transport.close):
+                channel = self._transport.open_session(timeout=_OPEN_TIMEOUT)
+            with _deadline(_REQUEST_TIMEOUT, lambda: _end(channel)):
                 if terminal is not None:
                     channel.get_pty("xterm-256color", terminal.columns, terminal.rows)
                 channel.exec_command(command)
@@ -156,15 +179,29 @@ class SshConnection:
 
 
 @contextmanager
-def _deadline(seconds: float, channel: paramiko.Channel) -> Iterator[None]:
-    """Close the channel if the block takes longer: paramiko waits for an answer without end."""
-    timer = threading.Timer(seconds, channel.close)
+def _deadline(seconds: float, close: Callable[[], None]) -> Iterator[None]:
+    """Close something if the block takes longer: paramiko waits for answers without end."""
+    timer = threading.Timer(seconds, close)
     timer.daemon = True
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
+
+
+def _end(channel: paramiko.Channel) -> None:
+    """Close a channel, or the connection when the guest does not take that in time."""
+
+    def close() -> None:
+        with contextlib.suppress(*_BROKEN):  # then it is closed, too
+            channel.close()
+
+    closer = threading.Thread(target=close, name="ssh-close", daemon=True)
+    closer.start()
+    closer.join(_CLOSE_TIMEOUT)
+    if closer.is_alive():
+        channel.get_transport().close()
 
 
 def open_connection(

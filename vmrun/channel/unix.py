@@ -14,7 +14,10 @@ def connect_unix(path: Path, deadline: float) -> socket.socket:
     while True:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            # A QEMU that hangs must not hang us: connect(2) waits for its accept(2).
+            sock.settimeout(max(deadline - time.monotonic(), 0.001))
             sock.connect(str(path))
+            sock.settimeout(None)
         except OSError as error:
             sock.close()
             if time.monotonic() > deadline:

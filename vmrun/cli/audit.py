@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vmrun.cli import image_options as i
+from vmrun.cli.key import PassphraseFile, load_private_key
 from vmrun.cli.output import as_json, note, print_json, table
 from vmrun.model.errors import StateError, UsageError
 from vmrun.model.quantity import parse_duration
@@ -52,6 +53,16 @@ def show_command(
             show_default=False,
         ),
     ] = None,
+    run: Annotated[
+        str | None,
+        typer.Option(
+            help="Only entries about this run: its id, or 4 digits of it and more.",
+            show_default=False,
+        ),
+    ] = None,
+    tenant: Annotated[
+        str | None, typer.Option(help="Only entries about this tenant.", show_default=False)
+    ] = None,
     last: Annotated[
         int | None, typer.Option("-n", help="Only the last so many.", min=1, show_default=False)
     ] = None,
@@ -61,6 +72,7 @@ def show_command(
     from vmrun.journal.journal import Journal
 
     begins = _digits(digest) if digest is not None else ""
+    of_run = _run_digits(run) if run is not None else ""
     earliest = _moment(since, time.time()) if since is not None else ""
     found = deque(
         (
@@ -69,6 +81,8 @@ def show_command(
             if event in (None, entry.event)
             and entry.time >= earliest
             and entry.fields.get("digest", "").rpartition(":")[2].startswith(begins)
+            and entry.fields.get("run", "").startswith(of_run)
+            and tenant in (None, entry.fields.get("tenant", ""))
         ),
         maxlen=last,
     )
@@ -86,14 +100,75 @@ def verify_command(
         str | None,
         typer.Option(help="A head printed earlier, SEQ:HASH: it must still be there."),
     ] = None,
+    checkpoint: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A file of 'vmrun audit checkpoint': signed by --key, and still true. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(help="The public key that signed the checkpoints.", show_default=False),
+    ] = None,
+    json: Json = False,
 ) -> None:
     """Check the journal's chain, and print its head: keep that somewhere else."""
-    from vmrun.journal.journal import Head, Journal
+    from vmrun.journal.journal import Head
+    from vmrun.run.checkpoint import verify_journal
+    from vmrun.trust.files import load_key_file
 
-    journal = Journal(load_settings().directories.journal)
-    head = journal.verify(Head.parse(expect) if expect is not None else None)
-    print(head)
+    if bool(checkpoint) != (key is not None):
+        raise UsageError(
+            "--checkpoint and --key go together",
+            hint="vmrun audit verify --checkpoint FILE --key KEY.pub",
+        )
+    head, said = verify_journal(
+        load_settings().directories,
+        checkpoint or (),
+        load_key_file(key) if key is not None else None,
+        Head.parse(expect) if expect is not None else None,
+    )
+    if json:
+        print_json({**as_json(head), "checkpoints": said})
+    else:
+        print(head)
+    for one in said:
+        note(f"entry {one.seq} is there as {one.host} had it at {one.time}")
     _note_torn(head)
+
+
+@app.command("checkpoint")
+def checkpoint_command(
+    key: Annotated[
+        Path,
+        typer.Option("--key", help="The private key, as 'vmrun key generate' or cosign wrote it."),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write it to this file, which must not exist, not to stdout.", show_default=False
+        ),
+    ] = None,
+    passphrase_file: PassphraseFile = None,
+    json: Json = False,
+) -> None:
+    """Sign where the journal's chain ends now. Keep that where nobody of this host can write."""
+    from vmrun.run.checkpoint import make_checkpoint, write_checkpoint
+
+    directories = load_settings().directories
+    private = load_private_key(key, passphrase_file)
+    checkpoint, envelope = make_checkpoint(directories, private)
+    if output is None:
+        print(envelope.decode(), end="")
+    else:
+        write_checkpoint(output, envelope)
+        if json:
+            fields = {**as_json(checkpoint), "key": private.public.key_id, "file": output}
+            print_json(fields)
+        else:
+            print(f"{checkpoint.seq}:{checkpoint.hash}")
+    note(f"signed entry {checkpoint.seq} with key {private.public.key_id}")
 
 
 @app.command("export")
@@ -135,6 +210,15 @@ def _digits(digest: str) -> str:
             hint="write 6 lower-case hex digits or more",
         )
     return digits
+
+
+def _run_digits(run: str) -> str:
+    if not re.fullmatch("[0-9a-f]{4,12}", run):
+        raise UsageError(
+            f"--run: not the beginning of a run's id: {run[:80]!r}",
+            hint="write 4 lower-case hex digits or more",
+        )
+    return run
 
 
 def _moment(since: str, now: float) -> str:

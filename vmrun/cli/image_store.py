@@ -63,6 +63,7 @@ def rm_command(
     """Forget an image and delete what only it needs; running guests keep their own copy."""
     from vmrun.image.records import ImageRecords
     from vmrun.image.store import ImageStore
+    from vmrun.run.remember import Memory
     from vmrun.run.state import alive
 
     directories = load_settings().directories
@@ -73,6 +74,7 @@ def rm_command(
         raise StateError(
             f"{record.digest} runs in {', '.join(users)}", hint="end those runs, or use --force"
         )
+    Memory(directories).removes(record, running=users)
     freed = records.remove(record, ImageStore(directories.images))
     print(record.digest)
     note(f"freed {format_size(freed.bytes)}")

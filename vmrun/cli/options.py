@@ -12,6 +12,7 @@ import typer
 from vmrun.image.reference import parse_reference
 from vmrun.model.errors import UsageError
 from vmrun.model.quantity import parse_duration, parse_size
+from vmrun.model.service import NO_SERVICE, ServiceOptions
 from vmrun.model.workload import EngineName, Limits, ProfileName, TmpfsMount, Workload
 from vmrun.settings import Settings
 
@@ -121,6 +122,8 @@ def make_workload(
     interactive: bool = False,
     terminal: bool = False,
     keep: bool = False,
+    service: ServiceOptions = NO_SERVICE,
+    labels: tuple[tuple[str, str], ...] = (),
 ) -> Workload:
     """Parse what was typed. Raises :class:`UsageError` naming the option and the value."""
     limits = Limits(
@@ -152,6 +155,8 @@ def make_workload(
         base=raw.base,
         connect=raw.connect or settings.connect,
         keep=keep,
+        service=service,
+        labels=labels,
     )
 
 

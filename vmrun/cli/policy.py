@@ -162,9 +162,15 @@ def forget_command(
     json: Json = False,
 ) -> None:
     """Remove a name from the ledger, so that an older image of it is accepted again."""
+    from vmrun.run.remember import Memory
     from vmrun.trust.ledger import Ledger
 
-    if not Ledger(i.settings_with().directories.ledger).forget(name):
+    directories = i.settings_with().directories
+    ledger = Ledger(directories.ledger)
+    # The journal comes first: what it cannot take down must not happen.
+    if name in (entry.name for entry in ledger.entries()):
+        Memory(directories).forgets(name)
+    if not ledger.forget(name):
         raise StateError(f"the ledger has no {name!r}", hint="see 'vmrun policy show'")
     _say([name], {"forgotten": name}, json=json)
 

@@ -6,15 +6,20 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vmrun.cli import image_options as i
 from vmrun.cli import options as o
+from vmrun.cli import service_options as s
 from vmrun.cli.output import note, print_error, print_json
 from vmrun.cli.streams import workload_streams
 from vmrun.model.errors import UsageError, VmrunError
+
+if TYPE_CHECKING:
+    from vmrun.model.workload import Workload
+    from vmrun.run.decide import RunOptions
 
 
 def run_command(
@@ -52,6 +57,22 @@ def run_command(
     terminal: Annotated[
         bool, typer.Option("--tty", "-t", help="Give the workload a terminal.")
     ] = False,
+    detach: Annotated[
+        bool,
+        typer.Option("--detach", "-d", help="Leave it running, owned by a supervisor of its own."),
+    ] = False,
+    rm: Annotated[
+        bool, typer.Option("--rm", help="With -d: remove its record and logs when it has ended.")
+    ] = False,
+    restart: s.Restart = None,
+    health_cmd: s.HealthCmd = None,
+    health_interval: s.HealthInterval = None,
+    health_timeout: s.HealthTimeout = None,
+    health_retries: s.HealthRetries = None,
+    health_start_period: s.HealthStartPeriod = None,
+    stop_signal: s.StopSignal = None,
+    stop_timeout: s.StopTimeout = None,
+    label: s.Label = None,
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep a failed guest for an hour, for a look.")
     ] = False,
@@ -87,11 +108,27 @@ def run_command(
         interactive=interactive,
         terminal=terminal,
         keep=keep,
+        service=s.service_options(
+            restart=restart,
+            command=health_cmd,
+            interval=health_interval,
+            timeout=health_timeout,
+            retries=health_retries,
+            start_period=health_start_period,
+            stop_signal=stop_signal,
+            stop_timeout=stop_timeout,
+            remove=rm,
+        ),
+        labels=s.labels(label or []),
     )
+    if detach:
+        s.check_detached(interactive=interactive, terminal=terminal, keep=keep, report=report)
+    else:
+        s.check_attended(restart=restart, health=health_cmd)
     if json and terminal:
         raise UsageError("--json and -t exclude each other", hint="use --report FILE with -t")
 
-    from vmrun.run.pipeline import RunOptions
+    from vmrun.run.decide import RunOptions
     from vmrun.run.pipeline import run as run_pipeline
     from vmrun.run.remember import Memory
 
@@ -107,6 +144,9 @@ def run_command(
         note=tell,
         on_error=_show_traceback,
     )
+    if detach:
+        _detach(workload, run_options, json=json)
+        return
     with workload_streams(
         interactive=interactive, terminal=terminal, stdout_is_stderr=json
     ) as streams:
@@ -125,6 +165,18 @@ def run_command(
         with report.open("w") as file:
             print_json(result, file)
     raise typer.Exit(result.exit_status)
+
+
+def _detach(workload: Workload, options: RunOptions, *, json: bool) -> None:
+    from vmrun.run.detach import detach
+
+    record = detach(workload, options)
+    if sys.stderr.isatty():
+        _show_phase("workload")
+    if json:
+        print_json(record)
+    else:
+        print(record.run_id)
 
 
 def _must_be_writable(report: Path | None) -> None:

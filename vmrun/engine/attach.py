@@ -37,23 +37,26 @@ class AttachedOutput:
     def __init__(self, process: RemoteProcess) -> None:
         self._process = process
         self._rest = b""
+        # What of it has been handed on. It is not cut off each time: of a piece full of tiny
+        # frames all that follows would be copied for every one of them.
+        self._at = 0
 
     def accept(self) -> None:
         """Wait until dockerd has attached; :class:`EngineError` if it refuses."""
         while (end := self._rest.find(b"\r\n\r\n")) < 0:
             if len(self._rest) > _MAX_HEAD or not self._fill():
                 raise EngineError("dockerd did not answer the request to attach")
-        head, self._rest = self._rest[:end], self._rest[end + 4 :]
+        head = self._take(end)
+        self._take(4)
         status = head.split(b"\r\n", 1)[0].decode("latin-1")
         if re.fullmatch(r"HTTP/1\.1 101 .*", status) is None:
             raise EngineError(f"dockerd refused to attach: {status[:80]!r}")
 
     def raw(self, size: int) -> bytes:
         """Bytes of a container with a terminal; empty at the end."""
-        if not self._rest and not self._fill():
+        if self._at == len(self._rest) and not self._fill():
             return b""
-        data, self._rest = self._rest[:size], self._rest[size:]
-        return data
+        return self._take(size)
 
     def frames(self, stdout: Callable[[bytes], None], stderr: Callable[[bytes], None]) -> None:
         """Hand on each piece of a container without one until the end; a frame's payload is
@@ -71,15 +74,19 @@ class AttachedOutput:
                 sink(data)
 
     def _exactly(self, size: int) -> bytes:
-        while len(self._rest) < size:
+        while len(self._rest) - self._at < size:
             if not self._fill():
-                if self._rest:
+                if self._at < len(self._rest):
                     raise EngineError("the connection to dockerd ended in the middle of a frame")
                 return b""
-        data, self._rest = self._rest[:size], self._rest[size:]
+        return self._take(size)
+
+    def _take(self, size: int) -> bytes:
+        data = self._rest[self._at : self._at + size]
+        self._at += len(data)
         return data
 
     def _fill(self) -> bool:
         data = self._process.read(64 << 10)
-        self._rest += data
+        self._rest, self._at = self._rest[self._at :] + data, 0
         return bool(data)

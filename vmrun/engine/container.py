@@ -9,12 +9,15 @@ from collections.abc import Callable
 
 from vmrun.engine.gatekeeper import Gatekeeper
 from vmrun.engine.guest import kill_command
-from vmrun.engine.pump import InputPump, OutputThread, Sink
+from vmrun.engine.pump import CHUNK, ErrorTail, InputPump, OutputThread, Sink
+from vmrun.engine.watchdog import Watchdog
 from vmrun.model.errors import ChannelError, EngineError, VmrunError
 from vmrun.run.ports import Connection, RemoteProcess, Streams, TerminalSize
 
 USAGE_TIMEOUT = 30.0
 KILL_TIMEOUT = 30.0
+COMMAND_TIMEOUT = 30.0
+_LONGEST_ANSWER = 1 << 20
 _END_OF_TRANSMISSION = b"\x04"  # the terminal driver's VEOF
 _POLL = 0.5
 _KILLED_GRACE = 3.0
@@ -49,6 +52,26 @@ class Killer:
                 process.close()
             except VmrunError:
                 return
+
+
+def run_command(connection: Connection, command: str, what: str) -> bytes:
+    """Run a short command in the guest; returns what it printed, 1 MiB at most.
+
+    Raises :class:`EngineError` when it fails, :class:`DeadlineExceeded`, :class:`ChannelError`.
+    """
+    process = connection.execute(command)
+    errors = ErrorTail(process.read_error)
+    output = bytearray()
+    try:
+        with Watchdog(COMMAND_TIMEOUT, process.close, f"the guest did not {what}"):
+            while len(output) < _LONGEST_ANSWER and (data := process.read(CHUNK)):
+                output += data
+            status = process.wait(COMMAND_TIMEOUT)
+    finally:
+        process.close()
+    if status != 0:
+        raise EngineError(f"the guest cannot {what}: {errors.text() or f'exit status {status}'}")
+    return bytes(output)
 
 
 def not_started(gatekeeper: Gatekeeper, log: str) -> EngineError:

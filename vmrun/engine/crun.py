@@ -19,11 +19,13 @@ from vmrun.engine.container import (
     Outputs,
     connect_stdin,
     not_started,
+    run_command,
     watch_resizes,
 )
 from vmrun.engine.gate import READY
 from vmrun.engine.gatekeeper import Gatekeeper
 from vmrun.engine.pump import InputPump
+from vmrun.engine.runtime import Runtime
 from vmrun.engine.watchdog import Watchdog
 from vmrun.model.digest import Digest
 from vmrun.model.errors import (
@@ -52,6 +54,7 @@ class CrunEngine:
     def __init__(self, *, delivery_timeout: float = DELIVERY_TIMEOUT) -> None:
         self._delivery_timeout = delivery_timeout
         self._gatekeeper: Gatekeeper | None = None
+        self._delivered = False
 
     def deliver(self, plan: Plan, connection: Connection) -> int:
         """Move the bundle into the guest and unpack it there; returns the bytes moved."""
@@ -82,15 +85,24 @@ class CrunEngine:
             process.close()
             raise failure
         self._gatekeeper = gatekeeper
+        self._delivered = True
         return moved
 
     def start(self, plan: Plan, connection: Connection, streams: Streams) -> CrunContainer:
-        """Start the container up to the gate."""
-        if self._gatekeeper is None:
+        """Start the container up to the gate; again, when it has ended."""
+        if not self._delivered:
             raise EngineError("crun cannot start an image that was not delivered")
+        gatekeeper, self._gatekeeper = self._gatekeeper, None
+        if gatekeeper is None:
+            again = guest.again_command(plan.run_id, plan.container.limits)
+            gatekeeper = Gatekeeper(connection.execute(again))
         command = guest.crun_command(plan.run_id, streams.terminal)
         process = connection.execute(command, terminal=streams.terminal)
-        return CrunContainer(plan.run_id, connection, self._gatekeeper, process, streams)
+        return CrunContainer(plan.run_id, connection, gatekeeper, process, streams)
+
+    def discard(self, plan: Plan, connection: Connection) -> None:
+        """Remove the bundle of a container that has ended."""
+        run_command(connection, guest.discard_command(plan.run_id), "remove the bundle")
 
 
 def _send(process: RemoteProcess, config: bytes, plan: Plan) -> int:
@@ -150,6 +162,11 @@ class CrunContainer:
         with contextlib.suppress(VmrunError):  # wait() meets it in the caller's thread
             self._process.wait()
         self._ended.set()
+
+    @property
+    def runtime(self) -> Runtime:
+        """How crun knows it."""
+        return Runtime.crun(self._run_id)
 
     def reading(self, timeout: float) -> ContainerReading:
         """How the kernel says it is confined."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -112,7 +113,7 @@ class Daemon:
             volumes=plan.image.config.volumes,
             cgroup_parent=guest.cgroup_of(plan.run_id),
         )
-        name = f"vmrun-{plan.run_id}"
+        name = _name(plan)
         created = _call(
             "create the container",
             lambda: self._client.create_container_from_config(body, name=name),
@@ -121,6 +122,30 @@ class Daemon:
             # dockerd warns of what it was told and will not do, a limit first of all.
             raise EngineError(f"dockerd would not keep to the plan: {warnings[0]}")
         return str(created["Id"])
+
+    def remove(self, plan: Plan) -> None:
+        """Remove the plan's container, if there is one."""
+        from docker.errors import NotFound
+
+        def remove() -> None:
+            with contextlib.suppress(NotFound):
+                self._client.remove_container(_name(plan), force=True, v=True)
+
+        _call("remove the container", remove)
+
+    def remove_image(self, image: Image) -> None:
+        """Remove an image unless a container still uses it."""
+        from docker.errors import APIError
+
+        def remove() -> None:
+            try:
+                self._client.remove_image(str(image.config_blob.digest))
+            except APIError as error:
+                # In use, by a container or as another one's parent; or gone.
+                if error.status_code not in (404, 409):
+                    raise
+
+        _call("remove the image", remove)
 
     def start(self, container_id: str) -> int:
         """Start the container; returns the pid of its first process, in the guest."""
@@ -162,6 +187,10 @@ class Daemon:
         found = _call("inspect the container", lambda: self._client.inspect_container(container_id))
         state = found.get("State")
         return state if isinstance(state, dict) else {}
+
+
+def _name(plan: Plan) -> str:
+    return f"vmrun-{plan.run_id}"
 
 
 def _load_error(reason: str) -> VmrunError:

@@ -12,10 +12,18 @@ from pathlib import Path
 
 from vmrun.engine import guest
 from vmrun.engine.attach import AttachedOutput, request
-from vmrun.engine.container import Killer, Outputs, connect_stdin, not_started, watch_resizes
+from vmrun.engine.container import (
+    Killer,
+    Outputs,
+    connect_stdin,
+    not_started,
+    run_command,
+    watch_resizes,
+)
 from vmrun.engine.daemon import API_VERSION, Daemon
 from vmrun.engine.gatekeeper import Gatekeeper
 from vmrun.engine.pump import InputPump
+from vmrun.engine.runtime import Runtime
 from vmrun.engine.watchdog import Watchdog
 from vmrun.model.errors import EngineError
 from vmrun.model.live import ContainerReading
@@ -45,6 +53,7 @@ class DockerEngine:
         self._delivery_timeout = delivery_timeout
         self._call_timeout = call_timeout
         self._daemon: Daemon | None = None
+        self._delivered = False
 
     def deliver(self, plan: Plan, connection: Connection) -> int:
         """Load the image into dockerd; returns the bytes of its blobs."""
@@ -59,18 +68,35 @@ class DockerEngine:
             daemon.close()
             raise
         self._daemon = daemon
+        self._delivered = True
         return moved
 
     def start(self, plan: Plan, connection: Connection, streams: Streams) -> DockerContainer:
-        """Create the container, attach, start it, and put the gate's reader on it."""
-        daemon = self._daemon
-        if daemon is None:
+        """Create the container, attach, start it, and put the gate's reader on it; again, when it
+        has ended."""
+        if not self._delivered:
             raise EngineError("docker cannot start an image that was not delivered")
+        daemon, self._daemon = self._daemon, None
+        again = daemon is None
+        if daemon is None:
+            daemon = Daemon(connection, self._call_timeout, scratch=self._scratch)
         try:
+            if again:
+                daemon.remove(plan)
             return self._started(daemon, plan, connection, streams)
         except BaseException:
             daemon.close()
             raise
+
+    def discard(self, plan: Plan, connection: Connection) -> None:
+        """Remove a container that has ended, and its image unless another one uses it."""
+        daemon = Daemon(connection, self._call_timeout, scratch=self._scratch)
+        try:
+            daemon.remove(plan)
+            daemon.remove_image(plan.image)
+        finally:
+            daemon.close()
+        run_command(connection, guest.discard_command(plan.run_id), "remove the cgroup")
 
     def _started(
         self, daemon: Daemon, plan: Plan, connection: Connection, streams: Streams
@@ -119,6 +145,11 @@ class DockerContainer:
         self._outputs = Outputs(streams, self.kill)
         self._input: InputPump | None = None
         watch_resizes(streams, lambda size: daemon.resize(container_id, size))
+
+    @property
+    def runtime(self) -> Runtime:
+        """How the runc below dockerd knows it."""
+        return Runtime.docker(self._id)
 
     def reading(self, timeout: float) -> ContainerReading:
         """How the kernel says it is confined."""

@@ -19,6 +19,9 @@ MAX_LINE = 16 << 10
 MAX_LINES = 2048
 MAX_BLOCK = 256 << 10
 
+MAX_BLOCKS = 8
+"""A gate has three to say: that the root is made, how the container is confined, what it used."""
+
 READY = ["ready"]
 """The block that says the container's root is made."""
 
@@ -40,6 +43,7 @@ class Blocks:
         self._rest = b""
         self._lines: list[str] = []
         self._size = 0
+        self._done = 0
 
     def feed(self, data: bytes) -> list[list[str]]:
         """The blocks that ``data`` completes."""
@@ -49,6 +53,9 @@ class Blocks:
         done: list[list[str]] = []
         for line in lines:
             if not line:
+                self._done += 1
+                if self._done > MAX_BLOCKS:
+                    raise GuestError("the guest tool sent more blocks than it has to")
                 done.append(self._lines)
                 self._lines, self._size = [], 0
             else:

@@ -67,6 +67,37 @@ def gate_command(target: str, run_id: str, limits: Limits) -> str:
     )
 
 
+def again_command(run_id: str, limits: Limits) -> str:
+    """Becomes the gate of a bundle that has been run before."""
+    directory = run_directory(run_id)
+    gate = gate_command(f"{directory}/pid", run_id, limits)
+    return f"rm -f {directory}/pid {directory}/crun.log && {gate}"
+
+
+def discard_command(run_id: str) -> str:
+    """Removes what a run that has ended leaves in its guest."""
+    cgroup = f"{_CGROUPS}{cgroup_of(run_id)}"
+    return (
+        f"rm -rf {run_directory(run_id)}; "
+        f"for d in {cgroup}/*/ {cgroup}; do [ ! -d $d ] || rmdir $d; done"
+    )
+
+
+def freeze_command(run_id: str, *, frozen: bool) -> str:
+    """Freezes or thaws a run's cgroup (cgroups(7), ``cgroup.freeze``)."""
+    return f"echo {int(frozen)} >{_CGROUPS}{cgroup_of(run_id)}/cgroup.freeze"
+
+
+def counters_command(run_id: str) -> str:
+    """Prints the counters of a run's cgroup, one ``name value`` a line."""
+    directory = f"{_CGROUPS}{cgroup_of(run_id)}"
+    return (
+        f"cd {directory} && "
+        "for f in memory.current memory.peak pids.current; do echo $f $(cat $f); done && "
+        "grep -E '^(usage_usec) ' cpu.stat"
+    )
+
+
 def dial_command(socket: str = DOCKER_SOCKET) -> str:
     """Executes the guest tool's joining of its streams with a Unix socket."""
     return shlex.join(["exec", TOOL, "dial", socket])

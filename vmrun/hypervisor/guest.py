@@ -132,8 +132,15 @@ class LibvirtGuest:
         except libvirt.libvirtError as error:
             raise HypervisorError(f"libvirt could not limit QEMU's memory: {error}") from error
 
+    def suspend(self) -> None:
+        """Stop the guest's processors."""
+        try:
+            self._domain.suspend()
+        except libvirt.libvirtError as error:
+            raise HypervisorError(f"libvirt could not suspend the guest: {error}") from error
+
     def resume(self) -> None:
-        """Let the guest's first instruction run."""
+        """Let the guest's first instruction run, or the next one after :meth:`suspend`."""
         try:
             self._domain.resume()
         except libvirt.libvirtError as error:
@@ -156,6 +163,7 @@ class LibvirtGuest:
             own_mount_namespace=not process.same_namespace(self.pid, "mnt"),
             accelerator="kvm" if domain.get("type") == "kvm" else "tcg",
             devices=tuple(sorted(_devices(domain))),
+            disks=tuple(sorted(_disks(domain))),
             memory_limit=process.memory_limit(self.pid),
             pss=process.proportional_memory(self.pid),
         )
@@ -210,6 +218,20 @@ def _devices(domain: ET.Element) -> list[str]:
             continue
         names.append(f"{device.tag}:{model}" if model else device.tag)
     return names
+
+
+def _disks(domain: ET.Element) -> list[str]:
+    found = []
+    for disk in domain.findall("./devices/disk"):
+        source = disk.find("source")
+        encryption = None if source is None else source.find("encryption")
+        words = [
+            "" if source is None else source.get("file", ""),
+            "rw" if disk.find("readonly") is None else "ro",
+            "" if encryption is None else encryption.get("format", ""),
+        ]
+        found.append(" ".join(filter(None, words)))
+    return found
 
 
 def _hint(message: str) -> str:

@@ -35,6 +35,15 @@ def proportional_memory(pid: int) -> int | None:
     return None
 
 
+def cpu_seconds(pid: int) -> float:
+    """Processor time that the process has used, user and system; 0.0 when it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def memory_limit(pid: int) -> int | None:
     """The memory limit of the process's own cgroup in bytes, v2 or v1; None without one."""
     try:

@@ -7,6 +7,9 @@ the guest's uuid or name is touched.
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
+import stat
 import time
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from vmrun.hypervisor import process
 from vmrun.model.report import Removed
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_MEMORY = Path("/dev/shm")  # noqa: S108 - for one directory of a name that nobody can guess
 _PATTERNS = ("machine/qemu-*-{name}.libvirt-qemu", "*/machine/qemu-*-{name}.libvirt-qemu")
 
 
@@ -26,6 +30,10 @@ def remove_remains(*, domain: str, uuid: str) -> tuple[Removed, ...]:
     cgroups = _cgroups_of(domain)
     if cgroups:
         removed.append(Removed("cgroup", domain, all(_remove(path) for path in cgroups)))
+    memory = memory_of(domain)
+    if _is_ours(memory):
+        shutil.rmtree(memory, ignore_errors=True)
+        removed.append(Removed("keys", str(memory), not _is_ours(memory)))
     return tuple(removed)
 
 
@@ -33,7 +41,23 @@ def remains(*, domain: str, uuid: str) -> tuple[str, ...]:
     """What of a guest is still on the host; empty after a clean teardown."""
     pid = process.find_guest_process(uuid)
     found = [] if pid is None else [f"process qemu {pid}"]
+    if _is_ours(memory_of(domain)):
+        found.append(f"keys {memory_of(domain)}")
     return (*found, *(f"cgroup {path}" for path in _cgroups_of(domain)))
+
+
+def memory_of(domain: str) -> Path:
+    """Where a guest's directory in memory is, if it has one."""
+    return _MEMORY / domain
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether it is a directory of this user's: anybody may make something of that name there."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
 
 
 def _cgroups_of(domain: str) -> list[Path]:

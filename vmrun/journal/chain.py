@@ -35,20 +35,30 @@ class Head:
 
 
 class Chain:
-    """Takes the lines of ``where`` in order, and is at its head when there are no more.
+    """Takes the lines of all files in order, and is at its head when there are no more.
 
-    ``expected`` has to be met on the way.
+    Each of ``expected`` has to be met on the way.
     """
 
-    def __init__(self, where: str, expected: Head | None = None) -> None:
-        self._where = where
+    def __init__(self, expected: Sequence[Head] = ()) -> None:
+        self._where = ""
         self._number = 0
         self._seq = 0
         self._hash = GENESIS
         self._torn: list[bytes] = []
         self._torn_size = 0
-        self._expected = expected if expected is not None and expected.seq else None
-        self._met = self._expected is None
+        self._expected = sorted((head for head in expected if head.seq), key=_seq, reverse=True)
+
+    def begins(self, where: str) -> None:
+        """The lines that follow are in this file."""
+        self._where, self._number = where, 0
+
+    def ends(self, seq: int) -> None:
+        """The file is over; :class:`StateError` unless its last entry had this number."""
+        if self._seq != seq:
+            raise StateError(
+                f"{self._where} ends with entry {self._seq}, not with entry {seq}", hint=CHANGED
+            )
 
     def take(self, line: bytes) -> Entry | None:
         """The next line's entry; None for what a crash has left of one.
@@ -68,16 +78,15 @@ class Chain:
             raise self._wrong(f"the chain is broken before entry {entry.seq}")
         self._seq, self._hash = entry.seq, line_hash(line)
         self._torn, self._torn_size = [], 0
-        if self._expected is not None and self._seq == self._expected.seq:
-            if self._hash != self._expected.hash:
+        while self._expected and self._seq == self._expected[-1].seq:
+            if self._hash != self._expected.pop().hash:
                 raise self._wrong(f"entry {self._seq} is not the expected one")
-            self._met = True
         return entry
 
     def head(self) -> Head:
-        """Where the chain ends; :class:`StateError` when that is before the expected head."""
-        if not self._met and self._expected is not None:
-            missing = self._expected.seq
+        """Where the chain ends; :class:`StateError` when that is before an expected head."""
+        if self._expected:
+            missing = self._expected[-1].seq
             raise StateError(
                 f"{self._where} ends with entry {self._seq}; entry {missing} was cut off",
                 hint=CHANGED,
@@ -92,6 +101,10 @@ class Chain:
 
     def _wrong(self, why: str) -> StateError:
         return StateError(f"{self._where}:{self._number}: {why}", hint=CHANGED)
+
+
+def _seq(head: Head) -> int:
+    return head.seq
 
 
 def torn_hash(lines: Sequence[bytes]) -> str:

@@ -11,42 +11,50 @@ from __future__ import annotations
 import fcntl
 import os
 import pwd
-import stat
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
 from vmrun.journal.chain import CHANGED, Chain, Head, torn_hash
-from vmrun.journal.entry import (
-    GENESIS,
-    LONGEST_LINE,
-    TORN,
-    Entry,
-    capped,
-    line_hash,
-    parse_entry,
+from vmrun.journal.entry import GENESIS, TORN, Entry, capped, line_hash, parse_entry
+from vmrun.journal.files import (
+    ACTIVE,
+    Segment,
+    Tail,
+    is_at,
+    lines_of,
+    open_for_append,
+    open_to_read,
+    read_tail,
+    segment_path,
+    segments,
+    sync_directory,
+    write_all,
 )
 from vmrun.model.errors import StateError
 from vmrun.model.record import as_text
 
-__all__ = ["Head", "Journal"]
+__all__ = ["CONTINUES", "Head", "Journal"]
 
-_FILE = "journal.jsonl"
-_TAIL = 4 * LONGEST_LINE
-"""Bytes that are read to append: the last entry, and broken lines after it."""
+CONTINUES = "journal.continues"
+"""The event of the first entry after a segment."""
+SEGMENT = 64 << 20
+"""Bytes from which on a file is full."""
+_TRIES = 1000
 _LOGIN = Path("/proc/self/loginuid")
 _NOBODY_LOGGED_IN = 0xFFFFFFFF
-_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class Journal:
-    """The journal in ``directory``, which only its owner may enter."""
+    """The journal in ``directory``, which only its owner may enter. A file of it that has
+    ``segment`` bytes or more is put aside, and another one continues its chain."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, segment: int = SEGMENT) -> None:
         self._directory = directory
-        self.path = directory / _FILE
+        self._segment = segment
+        self.path = directory / ACTIVE
 
     def append(self, event: str, fields: Mapping[str, str]) -> Entry:
         """Write an entry down for good: it is on the disk when this returns.
@@ -56,147 +64,141 @@ class Journal:
         """
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | _FLAGS, 0o600)
-            with os.fdopen(descriptor, "r+b", buffering=0) as file:
-                _must_be_regular(file)
-                # flock(2), not a POSIX lock: that would not keep threads apart.
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-                return self._append(file, event, fields)
+            for _ in range(_TRIES):
+                with open_for_append(self.path) as file:
+                    # flock(2), not a POSIX lock: that would not keep threads apart.
+                    fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+                    # While we waited it may have been put aside, and is full for good then.
+                    if is_at(file, self.path) and not self._put_aside(file):
+                        return self._append(file, event, fields)
         except OSError as error:
             raise StateError(
                 f"cannot write the journal {self.path}: {error.strerror or error}",
                 hint="free disk space, or set VMRUN_STATE_DIR to a directory that you own",
             ) from error
+        raise StateError(f"{self.path} is replaced all the time", hint="find out by whom")
 
     def entries(self) -> Iterator[Entry]:
         """All entries in order, as far as the chain holds. Raises :class:`StateError` at the first
         line that was changed, removed, added or moved."""
-        chain = Chain(str(self.path))
-        for line in self._lines():
-            entry = chain.take(line)
+        for _, entry in self._walk(Chain()):
             if entry is not None:
                 yield entry
 
-    def verify(
-        self, expected: Head | None = None, *, copy: Callable[[bytes], object] | None = None
-    ) -> Head:
+    def verify(self, *expected: Head | None, copy: Callable[[bytes], object] | None = None) -> Head:
         """Check the whole chain; the head. ``copy`` is given each line, once it was checked.
 
         Raises :class:`StateError` at the first line that was changed, removed, added or moved, or
-        when entry ``expected`` is not there as it was.
+        when an entry of ``expected`` is not there as it was.
         """
-        chain = Chain(str(self.path), expected)
-        for line in self._lines():
-            chain.take(line)
+        chain = Chain([head for head in expected if head is not None])
+        for line, _ in self._walk(chain):
             if copy is not None:
                 copy(line + b"\n")
         return chain.head()
 
+    def _put_aside(self, file: BinaryIO) -> bool:
+        """Make a full file a segment; whether it was full. It is locked by us."""
+        size = file.seek(0, os.SEEK_END)
+        if size < self._segment:
+            return False
+        last = parse_entry(read_tail(file, size, self.path).last)
+        if last is None:
+            return False
+        path = segment_path(self._directory, last.seq)
+        if os.path.lexists(path):
+            raise StateError(f"{path} is there already", hint=CHANGED)
+        os.rename(self.path, path)
+        sync_directory(self._directory)
+        return True
+
     def _append(self, file: BinaryIO, event: str, fields: Mapping[str, str]) -> Entry:
         size = file.seek(0, os.SEEK_END)
-        last, torn, ended = self._tail(file, size)
-        before = parse_entry(last) if last else None
-        left = {TORN: torn_hash(torn)} if torn else {}
-        entry = capped(
-            Entry(
-                seq=before.seq + 1 if before else 1,
-                time=datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
-                user=_user(),
-                event=event,
-                fields={key: as_text(value) for key, value in fields.items()} | left,
-                previous=line_hash(last) if last else GENESIS,
-            )
-        )
-        _write_all(file, (b"" if ended else b"\n") + entry.line() + b"\n", size)
+        tail = read_tail(file, size, self.path)
+        lines: list[bytes] = []
+        older = segments(self._directory) if not tail.last else ()
+        if older:
+            # The first entry of this file. A crash may have left half of one.
+            before = self._tail_of(older[-1])
+            tail = Tail(before.last, before.torn + tail.torn, tail.ended)
+            head = Head(older[-1].last, line_hash(before.last))
+            told = {"segment": older[-1].path.name, "head": str(head)}
+            lines.append(_next(tail.last, tail.torn, CONTINUES, told).line())
+            entry = _next(lines[0], (), event, fields)
+        else:
+            entry = _next(tail.last, tail.torn, event, fields)
+        lines.append(entry.line())
+        data = b"".join(line + b"\n" for line in lines)
+        write_all(file, (b"" if tail.ended else b"\n") + data, size)
         if size == 0:
-            _sync(self._directory)
+            sync_directory(self._directory)
         return entry
 
-    def _tail(self, file: BinaryIO, size: int) -> tuple[bytes, list[bytes], bool]:
-        """The last entry's line, the broken lines after it, and whether the file ends a line."""
-        start = max(0, size - _TAIL)
-        file.seek(start)
-        lines = _read(file, size - start).split(b"\n")
-        ended = lines[-1] == b""
-        if ended:
-            lines.pop()
-        torn: list[bytes] = []
-        while lines:
-            # The first piece of a longer journal is half a line.
-            whole = len(lines) > 1 or start == 0
-            line = lines.pop()
-            if whole and parse_entry(line) is not None:
-                return line, torn[::-1], ended
-            torn.append(line)
-        if start or sum(map(len, torn)) > 2 * LONGEST_LINE:
-            raise StateError(f"{self.path} ends with what is no entry", hint=CHANGED)
-        return b"", torn[::-1], ended
+    def _tail_of(self, segment: Segment) -> Tail:
+        with open_to_read(segment.path) as file:
+            tail = read_tail(file, os.fstat(file.fileno()).st_size, segment.path)
+        last = parse_entry(tail.last)
+        if last is None or last.seq != segment.last:
+            raise StateError(f"{segment.path} does not end with entry {segment.last}", hint=CHANGED)
+        return tail
 
-    def _lines(self) -> Iterator[bytes]:
-        """The lines that are there now, even when others append meanwhile."""
-        with self._reading() as (file, size):
-            left = size
-            while left > 0 and (line := file.readline(min(left, LONGEST_LINE + 2))):
-                left -= len(line)
-                if len(line) > LONGEST_LINE + 1:
-                    raise StateError(f"{self.path}: a line is too long", hint=CHANGED)
-                yield line.removesuffix(b"\n")
-
-    @contextmanager
-    def _reading(self) -> Iterator[tuple[BinaryIO, int]]:
+    def _walk(self, chain: Chain) -> Iterator[tuple[bytes, Entry | None]]:
+        """The lines that are there now, and what they are to the chain."""
         try:
-            try:
-                descriptor = os.open(self.path, os.O_RDONLY | _FLAGS)
-            except FileNotFoundError:
-                descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-                with os.fdopen(descriptor, "rb") as nothing:
-                    yield nothing, 0
-                return
-            with os.fdopen(descriptor, "rb") as file:
-                _must_be_regular(file)
-                fcntl.flock(descriptor, fcntl.LOCK_SH)
-                size = os.fstat(descriptor).st_size
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
-                yield file, size
+            older, active, size = self._now()
+            with nullcontext() if active is None else closing(active):
+                for segment in older:
+                    chain.begins(str(segment.path))
+                    with open_to_read(segment.path) as file:
+                        whole = os.fstat(file.fileno()).st_size
+                        for line in lines_of(file, whole, segment.path):
+                            yield line, chain.take(line)
+                    chain.ends(segment.last)
+                chain.begins(str(self.path))
+                if active is not None:
+                    for line in lines_of(active, size, self.path):
+                        yield line, chain.take(line)
         except OSError as error:
             raise StateError(
                 f"cannot read the journal {self.path}: {error.strerror or error}",
                 hint="check who may read it, and the disk's health",
             ) from None
 
-
-def _must_be_regular(file: BinaryIO) -> None:
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        raise OSError("not a regular file")
-
-
-def _read(file: BinaryIO, size: int) -> bytes:
-    parts = []
-    while size > 0 and (data := file.read(size)):
-        parts.append(data)
-        size -= len(data)
-    return b"".join(parts)
-
-
-def _write_all(file: BinaryIO, data: bytes, size: int) -> None:
-    """Write and sync; what does not fit is taken back, as far as that can be done."""
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[file.write(view) :]
-        os.fsync(file.fileno())
-    except OSError:
-        os.ftruncate(file.fileno(), size)
-        raise
+    def _now(self) -> tuple[Sequence[Segment], BinaryIO | None, int]:
+        """The segments, and the file that continues them with its size, at one moment."""
+        for _ in range(_TRIES):
+            try:
+                file = open_to_read(self.path)
+            except FileNotFoundError:
+                return segments(self._directory), None, 0
+            try:
+                fcntl.flock(file.fileno(), fcntl.LOCK_SH)
+                if is_at(file, self.path):
+                    older = segments(self._directory)
+                    size = os.fstat(file.fileno()).st_size
+                    fcntl.flock(file.fileno(), fcntl.LOCK_UN)
+                    return older, file, size
+            except BaseException:
+                file.close()
+                raise
+            file.close()
+        raise StateError(f"{self.path} is replaced all the time", hint="find out by whom")
 
 
-def _sync(directory: Path) -> None:
-    """Let the name of a new journal last, too."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _next(last: bytes, torn: Sequence[bytes], event: str, fields: Mapping[str, str]) -> Entry:
+    """The entry after the one whose line is ``last``, and after the broken lines ``torn``."""
+    before = parse_entry(last) if last else None
+    left = {TORN: torn_hash(torn)} if torn else {}
+    return capped(
+        Entry(
+            seq=before.seq + 1 if before else 1,
+            time=datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            user=_user(),
+            event=event,
+            fields={key: as_text(value) for key, value in fields.items()} | left,
+            previous=line_hash(last) if last else GENESIS,
+        )
+    )
 
 
 def _user() -> str:

@@ -25,7 +25,8 @@ class ContainerReading:
 @dataclass(frozen=True, slots=True)
 class QemuReading:
     """How a QEMU process is confined, read on the host. ``seccomp`` is the mode of
-    /proc/PID/status (2: filtered); ``pss`` in bytes, None if it cannot be read."""
+    /proc/PID/status (2: filtered); ``pss`` in bytes, None if it cannot be read; ``disks`` has for
+    each disk its file, then ``ro`` or ``rw``, then ``luks`` if it is encrypted."""
 
     pid: int
     uid: int
@@ -37,3 +38,4 @@ class QemuReading:
     devices: tuple[str, ...]
     memory_limit: int | None = None
     pss: int | None = None
+    disks: tuple[str, ...] = ()

@@ -30,8 +30,9 @@ class Allow:
 class NetworkPlan:
     """The wire of one container: ``network`` names it inside the guest (a run id, or a tenant's
     own network), ``address`` is the container's IPv4 address on it, ``gateway`` the host side's,
-    ``prefix`` the length of the network's prefix, ``names`` what the resolver answers for other
-    containers of the same network (name, address)."""
+    ``prefix`` the length of the network's prefix. ``listen`` are the ports that the transparent
+    path takes (those that any container of the network is allowed), ``names`` what the resolver
+    answers for other containers of the same network (name, address)."""
 
     network: str
     address: str
@@ -40,3 +41,4 @@ class NetworkPlan:
     publish: tuple[Publish, ...] = ()
     allow: tuple[Allow, ...] = ()
     names: tuple[tuple[str, str], ...] = ()
+    listen: tuple[int, ...] = ()

@@ -9,20 +9,23 @@ from pathlib import Path
 @dataclass(frozen=True, slots=True)
 class HostDirectory:
     """A directory (or file) of the host that is copied into the guest before the start, and back
-    after the end unless ``read_only``."""
+    after the end unless ``read_only``. Programs in it can be executed if ``executable``."""
 
     source: Path
     target: str
     read_only: bool = True
+    executable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class NamedVolume:
-    """An encrypted volume of the tenant's, by name, mounted at ``target``."""
+    """An encrypted volume of the tenant's, by name, mounted at ``target``. Programs in it can be
+    executed if ``executable``."""
 
     name: str
     target: str
     read_only: bool = False
+    executable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

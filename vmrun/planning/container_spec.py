@@ -15,6 +15,7 @@ from typing import Any
 from vmrun.model.errors import UsageError
 from vmrun.model.plan import ContainerPlan, Tmpfs
 from vmrun.model.quantity import CPU_PERIOD, cpu_quota
+from vmrun.model.storage import Bind
 from vmrun.planning.seccomp import docker_seccomp, oci_seccomp
 
 GATE = "/usr/lib/vmrun/gate"
@@ -79,6 +80,28 @@ def _tmpfs_options(plan: ContainerPlan, mount: Tmpfs) -> list[str]:
     ]
 
 
+def _own_mounts(plan: ContainerPlan) -> list[dict[str, Any]]:
+    """Its tmpfs and its data, parents before children whichever they are."""
+    mounts = [
+        _mount(item.path, "tmpfs", "tmpfs", *_tmpfs_options(plan, item))
+        for item in _own_tmpfs(plan)
+    ]
+    mounts += [
+        _mount(item.target, "bind", item.source, "bind", "rprivate", *_bind_options(item))
+        for item in plan.binds
+    ]
+    return sorted(mounts, key=lambda item: str(item["destination"]))
+
+
+def _bind_options(bind: Bind) -> list[str]:
+    return [
+        "ro" if bind.read_only else "rw",
+        "nosuid",
+        "nodev",
+        "exec" if bind.executable else "noexec",
+    ]
+
+
 def _mounts(plan: ContainerPlan, gate: str) -> list[dict[str, Any]]:
     shm = _shm(plan)
     strict = ("nosuid", "noexec", "nodev")
@@ -96,10 +119,7 @@ def _mounts(plan: ContainerPlan, gate: str) -> list[dict[str, Any]]:
         _mount("/sys", "sysfs", "sysfs", *strict, "ro"),
         # Read-only, for runtimes that size themselves by it (Java, Go, node).
         _mount("/sys/fs/cgroup", "cgroup", "cgroup", *strict, "relatime", "ro"),
-        *(
-            _mount(item.path, "tmpfs", "tmpfs", *_tmpfs_options(plan, item))
-            for item in _own_tmpfs(plan)
-        ),
+        *_own_mounts(plan),
         _mount(GATE_IN_CONTAINER, "bind", gate, "bind", "ro", "nosuid", "nodev"),
     ]  # fmt: skip
 
@@ -140,6 +160,44 @@ def _resources(plan: ContainerPlan) -> dict[str, Any]:
     }
 
 
+def _process(plan: ContainerPlan) -> dict[str, Any]:
+    """Every process of the container, but for what it executes."""
+    return {
+        "user": {"uid": plan.uid, "gid": plan.gid, "additionalGids": list(plan.groups)},
+        "env": list(plan.env),
+        "cwd": plan.workdir,
+        "capabilities": _capabilities(plan),
+        "noNewPrivileges": plan.no_new_privileges,
+        "oomScoreAdj": OOM_SCORE_ADJ,
+        "rlimits": [
+            {"type": "RLIMIT_NOFILE", "soft": plan.limits.files, "hard": plan.limits.files},
+            {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},
+        ],
+    }
+
+
+def oci_process(
+    plan: ContainerPlan,
+    argv: Iterable[str],
+    *,
+    env: Iterable[str] = (),
+    workdir: str | None = None,
+    user: tuple[int, int] | None = None,
+    terminal: bool = False,
+) -> dict[str, Any]:
+    """One more process in a container of ``plan``, confined like its first one: ``env`` is added to
+    the container's, ``user`` is uid and gid. The seccomp filter is the container's own."""
+    process = {**_process(plan), "args": list(argv), "terminal": terminal}
+    added = dict(setting.partition("=")[::2] for setting in env)
+    kept = [setting for setting in plan.env if setting.partition("=")[0] not in added]
+    process["env"] = [*kept, *(f"{key}={value}" for key, value in added.items())]
+    if workdir is not None:
+        process["cwd"] = workdir
+    if user is not None:
+        process["user"] = {"uid": user[0], "gid": user[1], "additionalGids": []}
+    return process
+
+
 def oci_spec(
     plan: ContainerPlan, *, rootfs: str, cgroup_path: str, gate: str = GATE
 ) -> dict[str, Any]:
@@ -150,20 +208,7 @@ def oci_spec(
         "ociVersion": "1.0.2",
         "hostname": plan.hostname,
         "root": {"path": rootfs, "readonly": plan.read_only},
-        "process": {
-            "terminal": plan.terminal,
-            "user": {"uid": plan.uid, "gid": plan.gid, "additionalGids": list(plan.groups)},
-            "args": gate_argv(plan.argv),
-            "env": list(plan.env),
-            "cwd": plan.workdir,
-            "capabilities": _capabilities(plan),
-            "noNewPrivileges": plan.no_new_privileges,
-            "oomScoreAdj": OOM_SCORE_ADJ,
-            "rlimits": [
-                {"type": "RLIMIT_NOFILE", "soft": plan.limits.files, "hard": plan.limits.files},
-                {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},
-            ],
-        },
+        "process": {**_process(plan), "args": gate_argv(plan.argv), "terminal": plan.terminal},
         "mounts": _mounts(plan, gate),
         "linux": {
             "namespaces": [{"type": kind} for kind in _NAMESPACES],
@@ -180,11 +225,21 @@ def oci_spec(
 def _volume_cover(plan: ContainerPlan, volumes: Iterable[str]) -> dict[str, str]:
     # docker gives each VOLUME of an image a writable directory of its own, around the
     # read-only root. An empty tmpfs at the same path keeps it from doing so.
-    taken = {item.path for item in plan.tmpfs}
+    taken = {item.path for item in plan.tmpfs} | {bind.target for bind in plan.binds}
     access = "ro" if plan.read_only else "rw"
     options = f"{access},nosuid,nodev,noexec,size={plan.limits.memory}"
     plain = ("/" + posixpath.normpath(path).lstrip("/") for path in volumes)
     return {path: f"{options},uid={plan.uid},gid={plan.gid}" for path in plain if path not in taken}
+
+
+def _docker_bind(source: str, target: str, *, read_only: bool) -> dict[str, Any]:
+    return {
+        "Type": "bind",
+        "Source": source,
+        "Target": target,
+        "ReadOnly": read_only,
+        "BindOptions": {"Propagation": "rprivate", "NonRecursive": True},
+    }
 
 
 def _host_config(
@@ -204,13 +259,10 @@ def _host_config(
         "Tmpfs": {**_volume_cover(plan, volumes), **tmpfs},
         "ShmSize": _shm(plan).size,
         "Mounts": [
-            {
-                "Type": "bind",
-                "Source": gate,
-                "Target": GATE_IN_CONTAINER,
-                "ReadOnly": True,
-                "BindOptions": {"Propagation": "rprivate", "NonRecursive": True},
-            }
+            _docker_bind(gate, GATE_IN_CONTAINER, read_only=True),
+            # What the guest mounts there is read-only itself where it has to be. Told so, docker
+            # would mount it once more, and lose nosuid, nodev and noexec, which it cannot say.
+            *(_docker_bind(item.source, item.target, read_only=False) for item in plan.binds),
         ],
         "Memory": limits.memory,
         "MemorySwap": limits.memory,

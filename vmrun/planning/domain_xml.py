@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vmrun.model.base import Base
 from vmrun.model.plan import Accelerator, GuestPlan, Plan
+from vmrun.model.storage import Disk
 
 NAMESPACE = "urn:vmrun:guest:1"
 """XML namespace of vmrun's metadata inside a domain."""
@@ -19,7 +20,8 @@ SSH_PORT = "vmrun.ssh.{index}"
 _TRANSLATION_CACHE_MIB = 32
 """A boot fills any cache and goes on well with this one; each MiB is resident in every guest."""
 
-_SLOT_DISK, _SLOT_SERIAL, _SLOT_RNG = 2, 3, 4
+_SLOT_DISK, _SLOT_SERIAL, _SLOT_RNG, _SLOT_DATA = 2, 3, 4, 5
+"""Data disks follow one another from the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ def domain_xml(
     ET.SubElement(clock, "timer", name="hpet", present="no")
     for event in ("on_poweroff", "on_reboot", "on_crash"):
         _text(domain, event, "destroy")
-    domain.append(_devices(base, sockets))
+    domain.append(_devices(base, sockets, guest.disks))
     if guest.qemu_uid is not None:
         # The base is shared by guests under different uids: libvirt must not change its owner.
         label = ET.SubElement(domain, "seclabel", type="static", model="dac", relabel="no")
@@ -123,7 +125,31 @@ def _cpu(model: str) -> ET.Element:
     return cpu
 
 
-def _devices(base: Base, sockets: Sockets) -> ET.Element:
+def _data_disk(devices: ET.Element, disk: Disk, index: int) -> None:
+    """An encrypted disk. QEMU encrypts above the file, so that the host's page cache holds no
+    plaintext; it is used because direct I/O is not possible on every file system. A full or broken
+    host disk is the guest's I/O error, where libvirt's default would stop the guest for good."""
+    element = ET.SubElement(devices, "disk", type="file", device="disk")
+    ET.SubElement(
+        element,
+        "driver",
+        name="qemu",
+        type="qcow2",
+        cache="writeback",
+        error_policy="report",
+        discard="unmap",
+    )
+    source = ET.SubElement(element, "source", file=str(disk.path))
+    encryption = ET.SubElement(source, "encryption", format="luks")
+    ET.SubElement(encryption, "secret", type="passphrase", uuid=disk.secret)
+    ET.SubElement(element, "target", dev=f"vd{chr(ord('b') + index)}", bus="virtio")
+    if disk.read_only:
+        ET.SubElement(element, "readonly")
+    _text(element, "serial", disk.serial)
+    _pci(element, _SLOT_DATA + index)
+
+
+def _devices(base: Base, sockets: Sockets, disks: tuple[Disk, ...]) -> ET.Element:
     devices = ET.Element("devices")
     disk = ET.SubElement(devices, "disk", type="file", device="disk")
     ET.SubElement(disk, "driver", name="qemu", type="raw", cache="writeback", discard="ignore")
@@ -132,6 +158,8 @@ def _devices(base: Base, sockets: Sockets) -> ET.Element:
     ET.SubElement(disk, "readonly")
     ET.SubElement(disk, "shareable")
     _pci(disk, _SLOT_DISK)
+    for index, data in enumerate(disks):
+        _data_disk(devices, data, index)
     ET.SubElement(devices, "controller", type="usb", index="0", model="none")
     controller = ET.SubElement(
         devices, "controller", type="virtio-serial", index="0", ports=str(len(sockets.ssh) + 2)

@@ -18,6 +18,9 @@ _PAGE_TABLES = 64
 _QEMU_OVERHEAD = {Accelerator.KVM: 96 * MIB, Accelerator.TCG: 192 * MIB}
 """QEMU's own memory: code, device buffers and, when emulating, the translation cache."""
 
+_DISK_OVERHEAD = 32 * MIB
+"""QEMU's cache of one qcow2 file's tables at its largest (qcow2-cache.txt, ``l2-cache-size``)."""
+
 _STEP = 8 * MIB
 
 
@@ -28,15 +31,18 @@ def plan_memory(
     blobs: Sequence[int],
     flavour: Flavour,
     accelerator: Accelerator,
+    data: int = 0,
+    disks: int = 0,
 ) -> MemoryPlan:
     """All sizes in bytes.
 
     An image is unpacked into the guest's tmpfs, so its bytes are the guest's memory. ``blobs``
     are its layers' sizes: one lies beside what it is unpacked to until that is done; dockerd
-    unpacks all of them before it installs the first.
+    unpacks all of them before it installs the first. ``data`` is what is copied into the guest's
+    memory besides; it counts as part of the image. ``disks`` are those that can be written to.
     """
     beside = unpacked if flavour is Flavour.DOCKER else max(blobs, default=0)
-    image = unpacked + beside
+    image = unpacked + beside + data
     reserve = _GUEST_RESERVE[flavour] + (workload + image) // _PAGE_TABLES
     guest = -(-(workload + image + reserve) // _STEP) * _STEP
     return MemoryPlan(
@@ -44,5 +50,5 @@ def plan_memory(
         image=image,
         reserve=guest - workload - image,
         guest=guest,
-        host=guest + _QEMU_OVERHEAD[accelerator],
+        host=guest + _QEMU_OVERHEAD[accelerator] + disks * _DISK_OVERHEAD,
     )

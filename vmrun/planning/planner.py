@@ -23,9 +23,12 @@ from vmrun.model.plan import (
     Tmpfs,
 )
 from vmrun.model.quantity import MIB, format_size
+from vmrun.model.storage import Disk
 from vmrun.model.workload import Workload
+from vmrun.planning.data import NOTHING_STORED, StorageFacts, plan_binds, plan_disks
 from vmrun.planning.kernel_arguments import kernel_arguments
 from vmrun.planning.memory import plan_memory
+from vmrun.planning.storage import check_storage
 from vmrun.policy.profiles import (
     MASKED_PATHS,
     NON_ROOT_UID,
@@ -66,18 +69,23 @@ def make_plan(
     host: HostFacts,
     profile: Profile,
     identity: RunIdentity,
+    stored: StorageFacts = NOTHING_STORED,
 ) -> Plan:
-    """Decide everything of a run. Raises :class:`UsageError`, :class:`Refused` or one of the
-    image's errors (no such command, no such user) for what cannot be run."""
+    """Decide everything of a run; ``stored`` is what the host says of its data. Raises
+    :class:`UsageError`, :class:`Refused` or one of the image's errors (no such command, no such
+    user) for what cannot be run."""
     _check_limits(workload, host)
     user, mapped = _user(workload, image, profile)
     container = _container(workload, image, profile, user, mapped, identity)
+    disks = plan_disks(workload.storage, uuid=identity.uuid, directory=stored.directory)
     memory = plan_memory(
         workload=workload.limits.memory,
         unpacked=image.tree.unpacked_bytes,
         blobs=[layer.blob.size for layer in image.layers],
         flavour=base.flavour,
         accelerator=host.accelerator,
+        data=stored.copied + stored.secret,
+        disks=len(disks),
     )
     if memory.guest > host.memory:
         raise Refused(
@@ -85,7 +93,7 @@ def make_plan(
             f"{format_size(host.memory)} available",
             hint="ask for less with --memory, or run fewer guests",
         )
-    guest = plan_guest(base, host, memory, identity, cpus=workload.limits.cpus)
+    guest = plan_guest(base, host, memory, identity, cpus=workload.limits.cpus, disks=disks)
     return Plan(
         run_id=identity.run_id,
         workload=workload,
@@ -99,7 +107,13 @@ def make_plan(
 
 
 def plan_guest(
-    base: Base, host: HostFacts, memory: MemoryPlan, identity: RunIdentity, *, cpus: float
+    base: Base,
+    host: HostFacts,
+    memory: MemoryPlan,
+    identity: RunIdentity,
+    *,
+    cpus: float,
+    disks: tuple[Disk, ...] = (),
 ) -> GuestPlan:
     """The guest for one run."""
     qemu_uid, qemu_gid = _qemu_user(host, identity.slot)
@@ -117,6 +131,7 @@ def plan_guest(
         qemu_uid=qemu_uid,
         qemu_gid=qemu_gid,
         limit_host_memory=host.memory_cgroup,
+        disks=disks,
     )
 
 
@@ -199,6 +214,8 @@ def _container(
         working_dir=workdir,
     )
     added = {normalise_capability(name) for name in workload.cap_add}
+    check_storage(workload.storage, [_mount_point(mount.path) for mount in workload.tmpfs])
+    binds = plan_binds(workload.storage, identity.run_id)
     return ContainerPlan(
         argv=command.argv,
         env=env,
@@ -213,11 +230,12 @@ def _container(
         capabilities=tuple(sorted(profile.capabilities | added)),
         no_new_privileges=True,
         limits=workload.limits,
-        tmpfs=_tmpfs(workload, image),
+        tmpfs=_tmpfs(workload, image, {bind.target for bind in binds}),
         terminal=workload.terminal,
         interactive=workload.interactive,
         masked_paths=MASKED_PATHS,
         readonly_paths=READONLY_PATHS,
+        binds=binds,
     )
 
 
@@ -235,8 +253,9 @@ def _environment(workload: Workload, image: Image, user: User, hostname: str) ->
     return tuple(f"{key}={value}" for key, value in values.items())
 
 
-def _tmpfs(workload: Workload, image: Image) -> tuple[Tmpfs, ...]:
-    """The usual one, the image's volumes (it expects to write there), what was asked for."""
+def _tmpfs(workload: Workload, image: Image, bound: set[str]) -> tuple[Tmpfs, ...]:
+    """The usual one, the image's volumes (it expects to write there), what was asked for; none
+    where something else is ``bound``."""
     size = min(_TMP_SIZE, workload.limits.memory // 2)
     mounts = {_TMP: Tmpfs(_TMP, size, _STICKY, False)}
     for volume in image.config.volumes:
@@ -252,7 +271,7 @@ def _tmpfs(workload: Workload, image: Image) -> tuple[Tmpfs, ...]:
         mounts[path] = Tmpfs(
             path, size if mount.size is None else mount.size, _STICKY, mount.executable
         )
-    return tuple(mounts.values())
+    return tuple(mount for path, mount in mounts.items() if path not in bound)
 
 
 def _mount_point(path: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from vmrun.model.capability import capability_mask
 from vmrun.model.live import ContainerReading, QemuReading
@@ -31,8 +31,18 @@ def check_qemu(guest: GuestPlan, reading: QemuReading) -> tuple[Assertion, ...]:
         yield _same("qemu", "seccomp mode", 2, reading.seccomp)
         yield _same("qemu", "no_new_privs", True, reading.no_new_privs)
         yield _same("qemu", "accelerator", str(guest.accelerator), reading.accelerator)
-        extra = _unplanned(reading.devices, channels=guest.ssh_ports + 1)
+        extra = _unplanned(reading.devices, channels=guest.ssh_ports + 1, disks=len(guest.disks))
         yield _check("qemu", "unplanned devices", "none", ", ".join(extra) or "none", not extra)
+        encrypted = [disk for disk in reading.disks if disk.endswith(" luks")]
+        yield _same("qemu", "encrypted disks", _words_of(_disks(guest)), _words_of(encrypted))
+        other = [disk for disk in reading.disks if disk not in encrypted]
+        yield _check(
+            "qemu",
+            "other disks",
+            "read-only",
+            _words_of(other),
+            all(disk.endswith(" ro") for disk in other),
+        )
         if guest.limit_host_memory:
             limit = reading.memory_limit
             yield _check(
@@ -110,6 +120,17 @@ def check_container(plan: Plan, reading: ContainerReading) -> tuple[Assertion, .
                 f"{kind} " + ",".join(sorted(options)),
                 kind == "tmpfs" and wanted <= options,
             )
+        for bind in container.binds:
+            kind, options = reading.mounts.get(bind.target, ("absent", frozenset()))
+            wanted = {"nosuid", "nodev"} | (set() if bind.executable else {"noexec"})
+            wanted |= {"ro"} if bind.read_only else {"rw"}
+            yield _check(
+                "container",
+                f"bind {bind.target}",
+                ",".join(sorted(wanted)),
+                f"{kind} " + ",".join(sorted(options)),
+                wanted <= options,
+            )
 
     return tuple(items())
 
@@ -119,8 +140,17 @@ def failed(assertions: tuple[Assertion, ...]) -> tuple[Assertion, ...]:
     return tuple(item for item in assertions if not item.ok)
 
 
-def _unplanned(devices: tuple[str, ...], *, channels: int) -> list[str]:
-    allowed = Counter((*_CHIPSET, *_PLANNED, *["channel:unix"] * channels))
+def _disks(guest: GuestPlan) -> list[str]:
+    """Those with the workload's data, as they are read."""
+    return sorted(f"{disk.path} {'ro' if disk.read_only else 'rw'} luks" for disk in guest.disks)
+
+
+def _words_of(disks: Iterable[str]) -> str:
+    return ", ".join(sorted(disks)) or "none"
+
+
+def _unplanned(devices: tuple[str, ...], *, channels: int, disks: int) -> list[str]:
+    allowed = Counter((*_CHIPSET, *_PLANNED, *["channel:unix"] * channels, *["disk:file"] * disks))
     return sorted((Counter(devices) - allowed).elements())
 
 

@@ -1,90 +1,55 @@
 """``vmrun run``: one straight line from a workload to its report.
 
-Everything before *provision* only reads, and writes nothing but the private copy of the image,
-so a denied image creates no guest.
+Everything before *provision* only reads (:mod:`vmrun.run.decide`), so a denied image creates no
+guest; everything after is undone at the end.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from vmrun.base.store import find_base, verify_base
-from vmrun.channel.control import Identity
-from vmrun.channel.keys import ClientKey
-from vmrun.channel.ssh import SshConnection, open_connection
-from vmrun.engine.selection import make_engine
-from vmrun.hypervisor.guest import Hypervisor
-from vmrun.model.errors import DeadlineExceeded, GuestError, HardeningError, VmrunError
-from vmrun.model.image import Image
-from vmrun.model.plan import EMBEDDED, Plan
+from vmrun.journal.journal import Journal
+from vmrun.model.errors import DeadlineExceeded, VmrunError
+from vmrun.model.plan import EMBEDDED
 from vmrun.model.report import Assertion, Receipt, Removed, Report, Usage
-from vmrun.model.scan import BillOfHealth
-from vmrun.model.trust import Trust
-from vmrun.model.workload import ProfileName, Workload
-from vmrun.planning.domain_xml import Sockets, domain_xml, guest_metadata
-from vmrun.planning.planner import RunIdentity, make_plan
-from vmrun.policy.admission import admit
-from vmrun.policy.chain import chain
-from vmrun.policy.confinement import check_container, check_qemu, failed
-from vmrun.run.accelerator import host_facts
+from vmrun.model.run_record import RunState
+from vmrun.model.workload import Workload
+from vmrun.run.attended import AttendedRun
 from vmrun.run.clock import PhaseClock
-from vmrun.run.health import must_be_healthy, summary
-from vmrun.run.images import ImageOptions, find, verify
+from vmrun.run.decide import Decision, RunOptions, decide
 from vmrun.run.keep import keep_guest
-from vmrun.run.ports import RunningContainer, Streams
-from vmrun.run.provision import Provisioned, boot_failure, create_guest, wait_for_hello
-from vmrun.run.remember import Memory
+from vmrun.run.ports import Streams
+from vmrun.run.reclaim import reclaim_all
+from vmrun.run.record import first_record
 from vmrun.run.signals import signal_guard
-from vmrun.run.state import GuestDirectory, StateDirectories, claim
-from vmrun.run.teardown import Teardown, reclaim, remove_guest
+from vmrun.run.state import GuestDirectory, claim
+from vmrun.run.teardown import Teardown, remove_guest
+from vmrun.supervisor.answers import Answers
+from vmrun.supervisor.contained import Contained, NoWire
+from vmrun.supervisor.controls import Controls
+from vmrun.supervisor.live import LiveGuest, bring_up, order_of
+from vmrun.supervisor.protocol import SOCKET
+from vmrun.supervisor.records import Runs
+from vmrun.supervisor.server import Server
+from vmrun.supervisor.tracked import TrackedRun
 
-_IDENTIFY_TIMEOUT = 60.0
-_GATE_TIMEOUT = 60.0
+__all__ = ["RunOptions", "run"]
 
 
 @dataclass(slots=True)
 class Outcome:
     """What is known of a run so far; becomes its report whatever happens."""
 
-    plan: Plan | None = None
-    guest: ReachedGuest | None = None
-    lineage: tuple[str, ...] = ()
-    trust: Trust | None = None
-    health: BillOfHealth | None = None
+    decision: Decision = field(default_factory=Decision)
+    guest: LiveGuest | None = None
     assertions: tuple[Assertion, ...] = ()
     usage: Usage = field(default_factory=Usage)
     delivered: int = 0
     qemu_memory: int | None = None
     exit_status: int = 0
     error: VmrunError | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ReachedGuest:
-    """A guest that has its identity, and what only this process knows of it."""
-
-    provisioned: Provisioned
-    client_key: ClientKey
-    host_key: str
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """How to run, as opposed to what: ``floor`` is the site's least strict profile,
-    ``announce`` is told each phase, ``note`` what a user should read, ``on_error`` what failed."""
-
-    directories: StateDirectories
-    floor: ProfileName
-    images: ImageOptions
-    memory: Memory
-    announce: Callable[[str], None]
-    note: Callable[[str], None]
-    on_error: Callable[[VmrunError], None]
 
 
 def run(workload: Workload, options: RunOptions, streams: Streams) -> Report:
@@ -100,8 +65,8 @@ def run(workload: Workload, options: RunOptions, streams: Streams) -> Report:
 
         clock = PhaseClock(announce)
         with clock.phase("reclaim"):
-            for run_id, receipt in reclaim(options.directories):
-                options.note(_reclaimed(run_id, receipt))
+            reclaim_all(options.directories, options.note)
+        Runs(options.directories.runs).must_be_free(workload.name)
         directory = claim(
             options.directories,
             name=workload.name,
@@ -140,140 +105,40 @@ def _execute(
     outcome: Outcome,
     teardown: Teardown,
 ) -> None:
-    directories, intent = options.directories, directory.intent
-    with clock.phase("resolve"):
-        base = find_base(directories.bases, workload.base or workload.engine.flavour)
-        host = host_facts(base, directories, connect=intent.connect)
-    with clock.phase("admit"):
-        profile = admit(workload, host, floor=options.floor)
-    with clock.phase("verify base"):
-        verify_base(base)
-    image = _admitted_image(workload, options, directory, clock, outcome)
-    with clock.phase("plan"):
-        identity = RunIdentity(intent.run_id, intent.uuid, intent.slot)
-        plan = make_plan(
-            workload, image=image, base=base, host=host, profile=profile, identity=identity
-        )
-        outcome.plan = plan
-        for warning in plan.warnings:
-            options.note(warning)
-    if outcome.trust is not None:
-        fields = {"accelerator": str(host.accelerator), "profile": str(workload.profile)}
-        options.memory.starts(intent.run_id, image, outcome.trust, fields)
-    with clock.phase("provision"):
-        provisioned = _provision(plan, directory, directories, teardown)
-    with clock.phase("boot"):
-        wait_for_hello(provisioned, plan.guest.boot_deadline)
-    with clock.phase("identify"):
-        outcome.guest = _identify(plan, provisioned)
-    with clock.phase("connect"):
-        connection = _connect(plan, directory, outcome.guest, teardown)
-        outcome.assertions = _must_hold(check_qemu(plan.guest, provisioned.guest.qemu()))
-    engine = make_engine(workload.engine, scratch=directory.path)
+    plan = decide(workload, options, directory, clock, outcome.decision)
+    runs = Runs(options.directories.runs)
+    teardown.add("record", lambda: _forget(runs, plan.run_id))
+    record = first_record(plan, directory.intent, detached=False)
+    runs.write(record)
+    live, outcome.assertions = bring_up(
+        order_of(plan), directory, options.directories, clock, teardown
+    )
+    outcome.guest = live
+    contained = Contained(plan, live, streams, wire=NoWire())
     with clock.phase("deliver"):
-        outcome.delivered = engine.deliver(plan, connection)
+        outcome.delivered = contained.deliver()
     with clock.phase("start"):
-        container = engine.start(plan, connection, streams)
-        teardown.add("container", lambda: _kill(container))
-        reading = container.reading(_GATE_TIMEOUT)
-        outcome.assertions += _must_hold(check_container(plan, reading))
-        container.release()
-    with clock.phase("workload"):
-        outcome.exit_status = _wait(container, workload.limits.timeout)
-    with clock.phase("collect"):
-        outcome.qemu_memory = provisioned.guest.qemu().pss
-        outcome.usage = container.usage()
-
-
-def _admitted_image(
-    workload: Workload,
-    options: RunOptions,
-    directory: GuestDirectory,
-    clock: PhaseClock,
-    outcome: Outcome,
-) -> Image:
-    """The image, if policy lets it run. What may not run is not even downloaded."""
-    directories = options.directories
-    layers = options.images.layers()
-    with ExitStack() as stack:
-        with clock.phase("find"):
-            found = stack.enter_context(
-                find(workload.image, directory.image, directories, options.images)
-            )
-            outcome.lineage = tuple(str(digest) for digest in found.digests.lineage)
-        with clock.phase("verify"):
-            verified = verify(workload.image, found.digests, layers, directories, options.images)
-            outcome.trust = verified.trust
-            for text in (*verified.notes, *chain(workload.image, found.digests, verified.trust)):
-                options.note(text)
-        with clock.phase("fetch"):
-            image = found.fetch()
-    with clock.phase("scan"):
-        bill = must_be_healthy(image, layers, directories, options.images)
-        if bill is not None:
-            outcome.health = bill
-            options.note(summary(workload.image, bill))
-            options.memory.scanned(workload.image, bill)
-    verified.remember(directories)
-    directory.note_image(
-        str(workload.image),
-        str(image.digest),
-        digests=tuple(str(digest) for digest in image.digests.all),
-        keys=tuple(sorted({claim.key_id for claim in verified.trust.claims})),
-    )
-    return image
-
-
-def _provision(
-    plan: Plan, directory: GuestDirectory, directories: StateDirectories, teardown: Teardown
-) -> Provisioned:
-    sockets = Sockets.within(directory.path, ssh_ports=plan.guest.ssh_ports)
-    xml = domain_xml(plan.guest, plan.base, sockets, metadata=guest_metadata(plan))
-    hypervisor = Hypervisor.open(
-        directory.intent.connect,
-        root=directory.hypervisor_root,
-        cache=directories.cache / "capabilities",
-    )
-    return create_guest(hypervisor, xml, plan.guest, sockets, teardown)
-
-
-def _identify(plan: Plan, provisioned: Provisioned) -> ReachedGuest:
-    client_key = ClientKey.generate()
-    identity = Identity(
-        name=plan.container.hostname,
-        entropy=os.urandom(64),
-        client_key=client_key.public_line,
-        lease=plan.guest.lease,
-    )
-    try:
-        host_key = provisioned.control.identify(identity, time.monotonic() + _IDENTIFY_TIMEOUT)
-    except GuestError as error:
-        raise boot_failure(error, provisioned.guest.console_tail()) from error
-    provisioned.control.keep_lease(plan.guest.lease)
-    return ReachedGuest(provisioned, client_key, host_key)
-
-
-def _connect(
-    plan: Plan, directory: GuestDirectory, guest: ReachedGuest, teardown: Teardown
-) -> SshConnection:
-    sockets = Sockets.within(directory.path, ssh_ports=plan.guest.ssh_ports)
-    connection = open_connection(sockets.ssh, client_key=guest.client_key, host_key=guest.host_key)
-    teardown.add("connection", lambda: _close(connection))
-    return connection
-
-
-def _must_hold(assertions: tuple[Assertion, ...]) -> tuple[Assertion, ...]:
-    """The assertions, if all of them hold; the workload is not started otherwise."""
-    if broken := failed(assertions):
-        raise HardeningError(
-            "the confinement that was planned is not the one that was read: "
-            + "; ".join(f"{a.subject} {a.name} is {a.actual}, not {a.expected}" for a in broken),
-            hint="nothing of the workload was executed; see 'vmrun doctor'",
+        teardown.add("container", lambda: _kill(contained))
+        outcome.assertions += contained.start()
+        tracked = TrackedRun(
+            plan,
+            record,
+            Controls(contained, live, shared=False),
+            runs=runs,
+            journal=Journal(options.directories.journal).append,
         )
-    return assertions
+        server = Server(directory.path / SOCKET, Answers(AttendedRun(tracked)).table())
+        teardown.add("control socket", lambda: _close(server))
+        tracked.change(state=RunState.RUNNING, started=time.time())
+    with clock.phase("workload"):
+        outcome.exit_status = _wait(contained, workload.limits.timeout)
+        tracked.controls.end(outcome.exit_status)
+    with clock.phase("collect"):
+        outcome.qemu_memory = live.provisioned.guest.qemu().pss
+        outcome.usage = contained.usage()
 
 
-def _wait(container: RunningContainer, timeout: float | None) -> int:
+def _wait(container: Contained, timeout: float | None) -> int:
     """The container's exit status; kills it when ``timeout`` seconds have passed."""
     if timeout is None:
         return container.wait()
@@ -302,14 +167,18 @@ def _wait(container: RunningContainer, timeout: float | None) -> int:
     return status
 
 
-def _kill(container: RunningContainer) -> tuple[Removed, ...]:
+def _kill(container: Contained) -> tuple[Removed, ...]:
     container.kill()
     return ()
 
 
-def _close(connection: SshConnection) -> tuple[Removed, ...]:
-    connection.close()
+def _close(server: Server) -> tuple[Removed, ...]:
+    server.close()
     return ()
+
+
+def _forget(runs: Runs, run_id: str) -> tuple[Removed, ...]:
+    return (Removed("record", run_id, gone=runs.remove(run_id)),)
 
 
 def _tear_down(
@@ -330,12 +199,6 @@ def _tear_down(
     return Receipt(teardown.run())
 
 
-def _reclaimed(run_id: str, receipt: Receipt) -> str:
-    if receipt.clean:
-        return f"reclaimed what run {run_id} had left"
-    return f"could not reclaim all that run {run_id} had left; the next command tries again"
-
-
 def _report(
     workload: Workload,
     directory: GuestDirectory,
@@ -343,14 +206,15 @@ def _report(
     outcome: Outcome,
     receipt: Receipt,
 ) -> Report:
-    plan = outcome.plan
+    decision = outcome.decision
+    plan = decision.plan
     host = plan.host if plan else None
     return Report(
         run_id=directory.intent.run_id,
         name=directory.intent.name,
         tenant=workload.tenant,
         image=str(workload.image),
-        image_digest=outcome.lineage[-1] if outcome.lineage else "",
+        image_digest=decision.lineage[-1] if decision.lineage else "",
         base=str(plan.base.digest) if plan else "",
         engine=workload.engine,
         profile=workload.profile,
@@ -368,7 +232,7 @@ def _report(
         delivered_bytes=outcome.delivered,
         qemu_memory=outcome.qemu_memory,
         warnings=plan.warnings if plan else (),
-        lineage=outcome.lineage,
-        trust=outcome.trust,
-        health=outcome.health,
+        lineage=decision.lineage,
+        trust=decision.trust,
+        health=decision.health,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from vmrun.model.live import ContainerReading
 from vmrun.model.plan import Plan
@@ -68,8 +68,22 @@ class Connection(Protocol):
         """End the connection."""
 
 
+class Runtime(Protocol):
+    """A started container as its OCI runtime knows it: commands of the guest's shell."""
+
+    def execute(self, process: dict[str, Any]) -> str:
+        """Executes one more process in the container (OCI runtime specification, "Process")."""
+
+    def signal(self, number: int) -> str:
+        """Sends a signal to its first process."""
+
+
 class RunningContainer(Protocol):
     """A container that has been started and waits at the gate."""
+
+    @property
+    def runtime(self) -> Runtime:
+        """How its OCI runtime knows it."""
 
     def reading(self, timeout: float) -> ContainerReading:
         """How the kernel says it is confined, read before its first own instruction."""
@@ -96,4 +110,7 @@ class Engine(Protocol):
         Returns the number of bytes moved. Raises :class:`DigestMismatch`, :class:`EngineError`."""
 
     def start(self, plan: Plan, connection: Connection, streams: Streams) -> RunningContainer:
-        """Start the container up to the gate."""
+        """Start the container up to the gate; again, when it has ended."""
+
+    def discard(self, plan: Plan, connection: Connection) -> None:
+        """Remove what a container that has ended leaves in a guest that goes on."""

@@ -83,6 +83,16 @@ class Memory:
         checkup = Checkup(health.verdict, health.judged_at, counts)
         self._change(health.scan.digest, reference, lambda record: replace(record, checkup=checkup))
 
+    def removes(self, record: ImageRecord, *, running: Sequence[str]) -> None:
+        """An image is about to be forgotten and deleted here, whatever of it is ``running``."""
+        reference = record.seen[0].reference if record.seen else ""
+        fields = {"reference": reference, "digest": str(record.digest)}
+        self._journal.append("image.rm", {**fields, "running": " ".join(running)})
+
+    def forgets(self, name: str) -> None:
+        """A name is about to leave the ledger: an older image of it is accepted again."""
+        self._journal.append("policy.forget", {"identity": name})
+
     def starts(self, run_id: str, image: Image, trust: Trust, fields: dict[str, str]) -> None:
         """A guest is about to be created for an image; :class:`StateError` when it must not be,
         because the journal cannot be written. What cannot be remembered beyond that stops no run.
@@ -113,6 +123,7 @@ class Memory:
             "run.end" if started else "run.refused",
             {
                 "run": report.run_id,
+                "tenant": report.tenant,
                 "reference": report.image,
                 "digest": report.image_digest,
                 "status": str(report.exit_status),

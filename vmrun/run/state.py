@@ -61,6 +61,21 @@ class StateDirectories:
         return self.guests.parent / "journal"
 
     @property
+    def runs(self) -> Path:
+        """Records and logs of runs, also of those that have ended."""
+        return self.guests.parent / "runs"
+
+    @property
+    def volumes(self) -> Path:
+        """Named volumes, by tenant."""
+        return self.guests.parent / "volumes"
+
+    @property
+    def tenants(self) -> Path:
+        """Tenants and what they may use."""
+        return self.guests.parent / "tenants"
+
+    @property
     def advisories(self) -> Path:
         """Offline databases of advisories, unless the settings name others."""
         return self.guests.parent / "advisories"
@@ -87,6 +102,8 @@ class Intent:
     """All digests of that image, and ``keys``, the ids of the keys that vouched for it: what a
     later revocation is compared with."""
     keys: tuple[str, ...] = ()
+    shared: bool = False
+    """A tenant's guest: it holds several containers, each a run of its own."""
 
 
 class GuestDirectory:
@@ -106,6 +123,15 @@ class GuestDirectory:
     def image(self) -> Path:
         """The private image layout."""
         return self.path / "image"
+
+    @property
+    def lock(self) -> int:
+        """The descriptor whose lock is the ownership; a child that inherits it owns it as well."""
+        return self._lock
+
+    def adopt(self) -> None:
+        """This process is the owner that people are told of from here on."""
+        self._change(replace(self.intent, owner=os.getpid()))
 
     def keep(self, seconds: float) -> None:
         """Mark it as kept for a look, until ``seconds`` from now."""
@@ -133,8 +159,23 @@ class GuestDirectory:
         os.close(self._lock)
 
 
+def inherited(directories: StateDirectories, run_id: str, lock: int) -> GuestDirectory:
+    """The directory of a guest whose ownership this process was started with."""
+    path = directories.guests / run_id
+    intent = _read_intent(path)
+    if intent is None:
+        raise StateError(f"{path / 'intent.json'} is damaged")
+    os.set_inheritable(lock, False)
+    return GuestDirectory(path, intent, lock)
+
+
 def claim(
-    directories: StateDirectories, *, name: str | None, tenant: str, connect: str
+    directories: StateDirectories,
+    *,
+    name: str | None,
+    tenant: str,
+    connect: str,
+    shared: bool = False,
 ) -> GuestDirectory:
     """Make a new guest's directory with its intent, owned by this process.
 
@@ -155,7 +196,7 @@ def claim(
         # QEMU runs as a user of its own and must be able to walk through.
         guests.mkdir(parents=True, exist_ok=True, mode=0o711)
         with exclusive(guests / ".lock"):
-            return _claim(guests, name=name, tenant=tenant, connect=connect)
+            return _claim(guests, name=name, tenant=tenant, connect=connect, shared=shared)
     except OSError as error:
         raise _unusable(guests, error) from error
 
@@ -167,7 +208,9 @@ def _unusable(guests: Path, error: OSError) -> StateError:
     )
 
 
-def _claim(guests: Path, *, name: str | None, tenant: str, connect: str) -> GuestDirectory:
+def _claim(
+    guests: Path, *, name: str | None, tenant: str, connect: str, shared: bool
+) -> GuestDirectory:
     intents = [intent for _, intent in _all(guests)]
     run_id = uuid.uuid4().hex[:12]
     chosen = name or run_id
@@ -188,6 +231,7 @@ def _claim(guests: Path, *, name: str | None, tenant: str, connect: str) -> Gues
         connect=connect,
         owner=os.getpid(),
         created=time.time(),
+        shared=shared,
     )
     path = guests / run_id
     path.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700)

@@ -60,18 +60,21 @@ def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
 
-def sign_envelope(payload: bytes, key: PrivateKey) -> dict[str, object]:
+def sign_envelope(
+    payload: bytes, key: PrivateKey, payload_type: str = PAYLOAD_TYPE
+) -> dict[str, object]:
     """An envelope with one signature, as JSON values."""
-    signature = key.sign(pre_authentication_encoding(PAYLOAD_TYPE, payload))
+    signature = key.sign(pre_authentication_encoding(payload_type, payload))
     return {
-        "payloadType": PAYLOAD_TYPE,
+        "payloadType": payload_type,
         "payload": base64.b64encode(payload).decode(),
         "signatures": [{"sig": base64.b64encode(signature).decode()}],
     }
 
 
-def parse_envelope(envelope: Document) -> Envelope:
-    """Read an envelope of an in-toto statement. Raises :class:`TrustError`."""
+def parse_envelope(envelope: Document, payload_type: str = PAYLOAD_TYPE) -> Envelope:
+    """Read an envelope of an in-toto statement, or of another type of payload, but of that one
+    only. Raises :class:`TrustError`."""
     try:
         kind = envelope.text("payloadType")
         payload = decode_base64(envelope.text("payload"), envelope.where)
@@ -79,10 +82,9 @@ def parse_envelope(envelope: Document) -> Envelope:
         signatures = tuple(decode_base64(item.text("sig"), item.where) for item in found)
     except ImageError as error:
         raise TrustError(error.message) from None
-    if kind != PAYLOAD_TYPE:
-        raise TrustError(
-            f"{envelope.where}: its payload is {kind[:80]!r}, not an in-toto statement"
-        )
+    if kind != payload_type:
+        wanted = "an in-toto statement" if payload_type == PAYLOAD_TYPE else repr(payload_type)
+        raise TrustError(f"{envelope.where}: its payload is {kind[:80]!r}, not {wanted}")
     return Envelope(payload, pre_authentication_encoding(kind, payload), signatures)
 
 

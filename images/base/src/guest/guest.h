@@ -10,6 +10,7 @@ enum {
 	EXIT_DISK = 5,
 	EXIT_REFUSED = 6,
 	EXIT_NOT_OPENED = 7,
+	EXIT_NETWORK = 8,
 };
 
 /* Prints "vmrun-guest: <reason>" and exits. */
@@ -20,5 +21,7 @@ int receive(int count, char **arguments);
 int apply(int count, char **arguments);
 int gate(int count, char **arguments);
 int dial(int count, char **arguments);
+int relay(int count, char **arguments);
+int attach(int count, char **arguments);
 
 #endif

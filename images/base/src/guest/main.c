@@ -17,6 +17,8 @@ static const struct {
 	{ "apply", apply },
 	{ "gate", gate },
 	{ "dial", dial },
+	{ "relay", relay },
+	{ "attach", attach },
 };
 
 void fail(int status, const char *format, ...)
@@ -42,5 +44,5 @@ int main(int count, char **arguments)
 	for (size_t i = 0; count > 1 && i < sizeof verbs / sizeof verbs[0]; i++)
 		if (strcmp(arguments[1], verbs[i].name) == 0)
 			return verbs[i].run(count - 2, arguments + 2);
-	fail(EXIT_USAGE, "usage: guest receive|apply|gate|dial …");
+	fail(EXIT_USAGE, "usage: guest receive|apply|gate|dial|relay|attach …");
 }

@@ -1,0 +1,145 @@
+"""One container in a live guest: delivered, started behind its gate, and told what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from vmrun.engine.container import run_command
+from vmrun.engine.guest import counters_command, freeze_command
+from vmrun.engine.selection import make_engine
+from vmrun.model.errors import EngineError, Refused
+from vmrun.model.plan import Plan
+from vmrun.model.report import Assertion, Usage
+from vmrun.planning.container_spec import oci_process
+from vmrun.policy.confinement import check_container
+from vmrun.run.ports import RemoteProcess, RunningContainer, Streams, TerminalSize
+from vmrun.supervisor.live import LiveGuest, must_hold
+
+_GATE_TIMEOUT = 60.0
+
+
+class Wire(Protocol):
+    """What connects a container's network namespace, if anything does."""
+
+    def attach(self, plan: Plan, pid: int) -> None:
+        """Connect the container whose first process, ``pid``, still waits at the gate."""
+
+    def detach(self, plan: Plan) -> None:
+        """Its container has ended; never raises."""
+
+
+class NoWire:
+    """For workloads without a network."""
+
+    def attach(self, plan: Plan, pid: int) -> None:
+        """Nothing is connected."""
+
+    def detach(self, plan: Plan) -> None:
+        """Nothing was."""
+
+
+class Contained:
+    """A container from its delivery to its end; :meth:`start` may follow :meth:`wait` again.
+
+    ``number`` chooses among the guest's SSH connections.
+    """
+
+    def __init__(
+        self, plan: Plan, live: LiveGuest, streams: Streams, *, wire: Wire, number: int = 0
+    ) -> None:
+        self.plan = plan
+        self._live = live
+        self._streams = streams
+        self._wire = wire
+        self._number = number
+        self._engine = make_engine(plan.workload.engine, scratch=live.directory.path)
+        self._container: RunningContainer | None = None
+
+    def deliver(self) -> int:
+        """Move the image into the guest; returns the bytes moved."""
+        return self._engine.deliver(self.plan, self._live.connection(self._number))
+
+    def start(self) -> tuple[Assertion, ...]:
+        """Start it up to the gate, read live how it is confined, and let its first instruction run
+        if that is what was planned. Returns what was asserted."""
+        connection = self._live.connection(self._number)
+        container = self._engine.start(self.plan, connection, self._streams)
+        self._container = container
+        try:
+            reading = container.reading(_GATE_TIMEOUT)
+            assertions = must_hold(check_container(self.plan, reading))
+            self._wire.attach(self.plan, reading.pid)
+            container.release()
+        except BaseException:
+            container.kill()
+            raise
+        return assertions
+
+    def wait(self) -> int:
+        """Its exit status, once all of its output has been written."""
+        try:
+            return self._running().wait()
+        finally:
+            self._wire.detach(self.plan)
+
+    def usage(self) -> Usage:
+        """What it used; after :meth:`wait`."""
+        return self._running().usage()
+
+    def kill(self) -> None:
+        """Kill all of it at once; never raises."""
+        if self._container is not None:
+            self._container.kill()
+
+    def discard(self) -> None:
+        """Remove what it leaves in a guest that goes on."""
+        self._engine.discard(self.plan, self._live.connection(self._number))
+
+    def signal(self, number: int) -> None:
+        """Send a signal to its first process."""
+        command = self._running().runtime.signal(number)
+        run_command(self._live.connection(self._number), command, "send the signal")
+
+    def freeze(self, *, frozen: bool) -> None:
+        """Freeze or thaw its processes, for a container that is not alone in its guest."""
+        command = freeze_command(self.plan.run_id, frozen=frozen)
+        run_command(self._live.connection(self._number), command, "freeze the container")
+
+    def counters(self) -> dict[str, int]:
+        """The counters of its cgroup by name; bytes, counts and microseconds."""
+        command = counters_command(self.plan.run_id)
+        text = run_command(self._live.connection(self._number), command, "read the counters")
+        found = {}
+        for line in text.decode("ascii", "replace").splitlines():
+            name, _, value = line.partition(" ")
+            if value.isascii() and value.isdigit() and len(value) < 20:
+                found[name] = int(value)
+        return found
+
+    def execute(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Sequence[str] = (),
+        workdir: str | None = None,
+        user: tuple[int, int] | None = None,
+        terminal: TerminalSize | None = None,
+    ) -> RemoteProcess:
+        """Execute one more process in it, confined like its first one."""
+        container = self.plan.container
+        if user is not None and 0 in user and container.uid != 0:
+            raise Refused(
+                "root is refused: the container does not run as root either",
+                hint="leave --user out, or name another uid",
+            )
+        process = oci_process(
+            container, argv, env=env, workdir=workdir, user=user, terminal=terminal is not None
+        )
+        command = self._running().runtime.execute(process)
+        return self._live.connection(self._number).execute(command, terminal=terminal)
+
+    def _running(self) -> RunningContainer:
+        if self._container is None:
+            raise EngineError("the container has not been started yet", hint="try again")
+        return self._container

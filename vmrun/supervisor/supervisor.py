@@ -1,0 +1,156 @@
+"""The owner of one detached guest: brings it up, keeps it, answers for it, and tears it down."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+from vmrun.journal.journal import Journal
+from vmrun.model.errors import GuestError, Interrupted, VmrunError
+from vmrun.model.report import Assertion, Receipt
+from vmrun.model.run_record import RunRecord, RunState
+from vmrun.run.clock import PhaseClock
+from vmrun.run.signals import SignalGuard, signal_guard
+from vmrun.run.state import inherited
+from vmrun.run.teardown import Teardown, remove_guest
+from vmrun.supervisor.answers import Answers
+from vmrun.supervisor.contained import NoWire
+from vmrun.supervisor.launch import Launch, OwnRun, StartReport
+from vmrun.supervisor.live import LiveGuest, bring_up
+from vmrun.supervisor.protocol import SOCKET
+from vmrun.supervisor.records import Runs
+from vmrun.supervisor.server import Server
+from vmrun.supervisor.service import Surroundings
+from vmrun.supervisor.services import Services
+
+_TICK = 1.0
+
+
+@dataclass(slots=True)
+class _Fate:
+    """How it went so far."""
+
+    error: VmrunError | None = None
+    record: RunRecord | None = None
+    started: bool = False
+
+
+def supervise(told: Launch) -> int:
+    """Own the guest until it ends; returns the process's exit status."""
+    directory = inherited(told.directories, told.guest, told.lock)
+    directory.adopt()
+    report = StartReport(told.report)
+    clock = PhaseClock(report.phase)
+    teardown = Teardown()
+    teardown.add("guest directory", lambda: remove_guest(directory))
+    runs = Runs(told.directories.runs)
+    journal = Journal(told.directories.journal)
+    around = Surroundings(
+        runs, journal.append, NoWire(), prepare=lambda _: None, conclude=lambda _: None
+    )
+    own = told.own
+    fate = _Fate(record=own.record if own else None)
+    services: Services | None = None
+    with signal_guard() as guard:
+        try:
+            live, assertions = bring_up(told.order, directory, told.directories, clock, teardown)
+            services = Services(live, around, runs, own=own is not None)
+            server = Server(directory.path / SOCKET, Answers(services).table())
+            teardown.add("control socket", lambda: _close(server))
+            if own is not None:
+                _start(own, services, clock, assertions)
+            report.started()
+            fate.started = True
+            _keep(live, services, guard)
+        except VmrunError as error:
+            guard.protect()
+            fate.error = error
+        finally:
+            guard.protect()
+            if services is not None:
+                services.stop_all()
+                fate.record = services.last or fate.record
+            with clock.phase("teardown"):
+                receipt = Receipt(teardown.run())
+    _write_down(told, runs, journal, fate, receipt, clock)
+    if fate.error is not None and not fate.started:
+        report.failed(fate.error)
+    return 0 if receipt.clean else 1
+
+
+def _start(
+    own: OwnRun, services: Services, clock: PhaseClock, assertions: tuple[Assertion, ...]
+) -> None:
+    """Start the workload that the guest lives for."""
+    with clock.phase("start"):
+        service = services.add(own.plan, own.record)
+        service.wait_started()
+    service.change(assertions=(*assertions, *service.record.assertions), phases=clock.phases)
+
+
+def _keep(live: LiveGuest, services: Services, guard: SignalGuard) -> None:
+    """Until there is nothing left to keep, or the guest is gone."""
+    while not services.over.wait(_TICK):
+        guard.check()
+        services.flush()
+        if live.lost.is_set():
+            raise GuestError("the guest did not answer for a whole lease; it was destroyed")
+        if not live.provisioned.guest.alive():
+            raise GuestError("the guest ended by itself", details=live.console_tail())
+
+
+def _close(server: Server) -> tuple[()]:
+    server.close()
+    return ()
+
+
+def _write_down(
+    told: Launch, runs: Runs, journal: Journal, fate: _Fate, receipt: Receipt, clock: PhaseClock
+) -> None:
+    """The record's last word, and the journal's."""
+    record = fate.record
+    if record is None:
+        journal.append(
+            "guest.end",
+            {
+                "guest": told.guest,
+                "tenant": told.order.metadata.get("tenant", ""),
+                "error": fate.error.message.partition(":")[0] if fate.error else "",
+                "clean": str(receipt.clean).lower(),
+            },
+        )
+        return
+    error = fate.error
+    if error is not None and not isinstance(error, Interrupted) and not record.error:
+        record = replace(
+            record,
+            state=RunState.DEAD,
+            error=error.message,
+            hint=error.hint,
+            details=error.details,
+            exit_status=record.exit_status or error.exit_status,
+        )
+    if not record.ended:
+        status = error.exit_status if error else record.exit_status
+        record = replace(record, state=RunState.DEAD, exit_status=status)
+    record = replace(
+        record,
+        receipt=receipt,
+        phases=clock.phases,
+        finished=record.finished or time.time(),
+    )
+    if record.remove or not fate.started:
+        runs.remove(record.run_id)
+    else:
+        runs.write(record)
+    journal.append(
+        "run.end",
+        {
+            "run": record.run_id,
+            "reference": record.image,
+            "digest": record.image_digest,
+            "status": str(record.exit_status),
+            "error": record.error.partition(":")[0],
+            "clean": str(receipt.clean).lower(),
+        },
+    )
