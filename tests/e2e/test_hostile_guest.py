@@ -47,6 +47,7 @@ def take(stream: int, size: int, seconds: float) -> int:
 
 @pytest.fixture
 def flooding(vmrun_program: list[str], busybox: str) -> Iterator[subprocess.Popen[bytes]]:
+    already = leftovers()
     process = subprocess.Popen(
         [*vmrun_program, "run", "-q", busybox, "--", "cat", "/dev/zero", "/dev/zero"],
         stdin=subprocess.DEVNULL,
@@ -57,6 +58,7 @@ def flooding(vmrun_program: list[str], busybox: str) -> Iterator[subprocess.Pope
     if process.poll() is None:
         process.terminate()
         process.wait(90)
+    assert leftovers() == already
 
 
 def test_output_without_end_and_a_reader_that_has_stopped(
@@ -76,11 +78,10 @@ def test_output_without_end_and_a_reader_that_has_stopped(
         sizes.append(resident(flooding.pid))
     print(f"RssAnon in MiB: {before} after the first MiB, then at most {max(sizes)}")
     assert max(sizes) - before < 24
-    assert max(sizes[:20]) + 4 > max(sizes[20:]), "it goes on growing"
+    assert max(sizes[20:40]) <= max(sizes[:20]) + 2, "it goes on growing while nobody reads"
     take(out, 16 * MIB, 120)
     flooding.stdout.close()
     assert flooding.wait(60) == 128 + 13
-    assert leftovers() == []
 
 
 # What root inside says on the ports that are the init's and sshd's.
@@ -100,7 +101,6 @@ def guest() -> Iterator[GuestProcess]:
     made = GuestProcess.start(Flavour.MINIMAL, 256)
     yield made
     made.stop()
-    assert leftovers() == []
 
 
 def output_of(connection: SshConnection, command: str) -> tuple[int, str]:

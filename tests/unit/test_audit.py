@@ -20,13 +20,15 @@ from vmrun.image.reference import parse_reference
 from vmrun.journal.entry import Entry
 from vmrun.journal.journal import Journal
 from vmrun.model.digest import Digest
-from vmrun.model.errors import StateError, UsageError
+from vmrun.model.errors import StateError, UsageError, VmrunError
 from vmrun.model.image import Image, Reference, Transport
+from vmrun.model.record import SeenAs
 from vmrun.model.report import Receipt, Report, Usage
 from vmrun.model.trust import Claim, SignatureFormat, Trust, TrustFiles
 from vmrun.run import audit
 from vmrun.run.remember import Memory
 from vmrun.run.state import StateDirectories, alive
+from vmrun.trust.ledger import Ledger, LedgerEntry
 
 __all__ = ["directories"]
 
@@ -106,6 +108,23 @@ def test_show(call: Call, journal: Journal, words: list[str], found: list[int]) 
     assert [int(line.split()[0]) for line in lines] == found
 
 
+def test_show_of_one_run_or_tenant(call: Call, journal: Journal) -> None:
+    """What of this journal is about them; entries that say nothing of either are not."""
+    for run, tenant in ((RUN, "acme"), ("0123ffffffff", "acme"), ("f" * 12, "other")):
+        journal.append("run.start", {"run": run, "tenant": tenant})
+        journal.append("run.end", {"run": run, "tenant": tenant})
+
+    def found(*words: str) -> list[int]:
+        return [entry["seq"] for entry in json.loads(call("audit", "show", "--json", *words))]
+
+    assert found("--run", RUN) == [4, 5]
+    assert found("--run", "0123") == [4, 5, 6, 7]
+    assert found("--tenant", "acme") == [4, 5, 6, 7]
+    assert found("--tenant", "acm") == []
+    assert found("--tenant", "other", "--event", "run.end") == [9]
+    assert found("--tenant", "acme", "--run", "f" * 12) == []
+
+
 def test_show_lets_no_value_begin_a_line_or_reach_the_terminal(
     call: Call, journal: Journal
 ) -> None:
@@ -121,6 +140,10 @@ def test_show_lets_no_value_begin_a_line_or_reach_the_terminal(
     [
         ["--digest", "abc"],
         ["--digest", "zzzzzz"],
+        ["--run", ""],
+        ["--run", "012"],
+        ["--run", "0123456789abc"],
+        ["--run", "web"],
         ["--since", "yesterday"],
         ["--since", "99999999999999999d"],
         ["--since", "999999999d"],
@@ -284,6 +307,52 @@ def test_only_images_of_registries_have_blobs_in_the_store(
     record = records.find("registry.example.com/a:1")
     assert set(record.blobs) == set(image.digests.all)
     assert record.claims == TRUST.claims  # nobody looked this time
+
+
+def test_what_is_deleted_and_forgotten_is_written_down_before(
+    call: Call, directories: StateDirectories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records, ledger = ImageRecords(directories.images), Ledger(directories.ledger)
+    name = "registry.example.com/a:1"
+
+    def remember() -> None:
+        records.change(ONE, lambda record: replace(record, seen=(SeenAs(name, 1.0), *record.seen)))
+        ledger.advance(LedgerEntry(name, ONE, 1e9))
+
+    remember()
+    call("image", "rm", ONE.hex)
+    call("policy", "forget", name)
+    removed, forgotten = Journal(directories.journal).entries()
+    assert (removed.event, forgotten.event) == ("image.rm", "policy.forget")
+    assert removed.fields == {"reference": name, "digest": str(ONE), "running": ""}
+    assert forgotten.fields == {"identity": name}
+    # There is nothing left: nothing happens, and nothing is said to have.
+    for words in (("image", "rm", ONE.hex), ("policy", "forget", name)):
+        with pytest.raises(VmrunError):
+            call(*words)
+    assert len(events(directories)) == 2
+    # What cannot be written down does not happen.
+    remember()
+    directories.journal.rename(directories.journal.with_name("aside"))
+    directories.journal.write_bytes(b"")
+    for words in (("image", "rm", ONE.hex), ("policy", "forget", name)):
+        with pytest.raises(StateError, match="cannot write the journal"):
+            call(*words)
+    assert records.get(ONE) is not None
+    assert ledger.newest(name) is not None
+
+
+def test_a_damaged_entry_of_the_ledger_can_be_forgotten(
+    call: Call, directories: StateDirectories
+) -> None:
+    name = "registry.example.com/a:1"
+    ledger = Ledger(directories.ledger)
+    ledger.advance(LedgerEntry(name, ONE, 1e9))
+    (path,) = directories.ledger.iterdir()
+    path.write_text("{")
+    call("policy", "forget", name)
+    assert events(directories) == ["policy.forget"]
+    assert ledger.entries() == ()
 
 
 # --- what runs now -------------------------------------------------------------------------------

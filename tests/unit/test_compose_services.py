@@ -40,7 +40,7 @@ def test_a_service_that_says_nothing_has_the_defaults() -> None:
     assert service() == Service("web", parse_reference("registry.example.com/web:1"))
 
 
-@pytest.mark.parametrize(("line", "field", "value"), [
+ACCEPTED: list[tuple[str, str, object]] = [
     ("command: sleep 10", "command", ("sleep", "10")),
     ("command: sh -c 'echo \"a b\"; exit'", "command", ("sh", "-c", 'echo "a b"; exit')),
     ("command: a # comment", "command", ("a",)),
@@ -87,7 +87,7 @@ def test_a_service_that_says_nothing_has_the_defaults() -> None:
     ("volumes: ['.:/app:ro,exec']", "directories",
      (HostDirectory(Path("/srv/shop"), "/app", executable=True),)),
     ("volumes: [/srv/shop/a/../b:/b:rw]", "directories",
-     (HostDirectory(Path("/srv/shop/b"), "/b", read_only=False),)),
+     (HostDirectory(Path("/srv/shop/a/../b"), "/b", read_only=False),)),
     ("volumes: [{type: bind, source: x, target: /x, read_only: false}]", "directories",
      (HostDirectory(Path("/srv/shop/x"), "/x", read_only=False),)),
     ("volumes: [{type: bind, source: x, target: /x, read_only: true, "
@@ -151,7 +151,10 @@ def test_a_service_that_says_nothing_has_the_defaults() -> None:
     ("stdin_open: false", "name", "web"),
     ("platform: linux/amd64", "name", "web"),
     ("x-anything: {at: [all]}", "name", "web"),
-])  # fmt: skip
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "field", "value"), ACCEPTED)
 def test_keys(line: str, field: str, value: object) -> None:
     assert getattr(service(line, top=f"name: shop\n{TOP}"), field) == value
 
@@ -536,14 +539,15 @@ def test_the_same_port_of_two_addresses_is_fine() -> None:
 
 
 def test_a_value_that_may_be_a_password_is_in_no_message() -> None:
-    for line in ("environment: {A: 'hunter2\\0'}", "environment: [hunter2=$NONE]"):
-        error = service_refused(line.replace("hunter2=", "A=hunter2"))
+    for line in ('environment: {A: "hunter2\0"}', "environment: [A=hunter2$NONE]"):
+        error = service_refused(line)
         assert "hunter2" not in f"{error.message} {error.hint}"
 
 
 # --- every key of the format is known ------------------------------------------------------------
 
-SPECIFICATION = """
+SPECIFICATION = frozenset(
+    """
 annotations attach blkio_config build cap_add cap_drop cgroup cgroup_parent command configs
 container_name cpu_count cpu_percent cpu_period cpu_quota cpu_rt_period cpu_rt_runtime cpu_shares
 cpus cpuset credential_spec depends_on deploy develop device_cgroup_rules devices dns dns_opt
@@ -554,12 +558,13 @@ oom_kill_disable oom_score_adj pid pids_limit platform ports post_start pre_star
 privileged profiles provider pull_policy read_only restart runtime scale secrets security_opt
 shm_size stdin_open stop_grace_period stop_signal storage_opt sysctls tmpfs tty ulimits
 use_api_socket user userns_mode uts volumes volumes_from working_dir
-""".split()
+""".split()  # noqa: SIM905 - a table of words
+)
 """Keys of a service in the specification's services chapter."""
 
 
 def test_every_key_of_the_specification_is_supported_or_refused_with_a_reason() -> None:
-    assert set(SPECIFICATION) <= KEYS | set(unsupported.SERVICE)
+    assert KEYS | set(unsupported.SERVICE) >= SPECIFICATION
     assert not KEYS & set(unsupported.SERVICE)
     assert {"configs", "include", "models"} == set(unsupported.TOP)
     assert not set(TOP_LEVEL) & set(unsupported.TOP)

@@ -222,6 +222,31 @@ def test_nothing_of_one_place_or_one_registry(page: Path) -> None:
     assert not re.search(r"img\.shields|badge", text)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_nothing_is_promised_that_only_an_organization_can_keep(page: Path) -> None:
+    """A program satisfies no law, and no page says that it does."""
+    text = _FENCE.sub("", page.read_text())
+    said = re.search(r"\b(?:complian(?:t|ce)|certified|guarantees?)\b", text, flags=re.IGNORECASE)
+    assert said is None, text[max(0, said.start() - 60) : said.end() + 60]
+
+
+def test_the_page_about_hipaa_has_every_technical_safeguard() -> None:
+    text = (DOCS / "explanation" / "hipaa.md").read_text()
+    for paragraph in (
+        *("(a)(1)", "(a)(2)(i),", "(a)(2)(ii),", "(a)(2)(iii),", "(a)(2)(iv),"),
+        *("(b)\n", "(c)(1) and (c)(2)", "(d)\n", "(e)(1), (e)(2)(i) and (ii)"),
+    ):
+        assert re.search(rf"^##+ .*164\.312{re.escape(paragraph)}", text, flags=re.M), paragraph
+    sections = re.split(r"^##+ ", text, flags=re.M)[1:]
+    for section in sections:
+        title = section.partition("\n")[0]
+        parts = ("*Evidence:*", "*Yours:*")
+        assert all(part in section for part in parts), title
+        if "164.312" in title:
+            assert "*The rule:*" in section, title
+            assert "*What supports it:*" in section, title
+
+
 def test_commands_of_the_makefile_exist() -> None:
     makefile = (REPOSITORY / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z][a-z-]*(?: [a-z-]+)*):", makefile, flags=re.M))

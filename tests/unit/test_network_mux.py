@@ -52,6 +52,7 @@ class Relay:
         self._frames: list[Frame] = []
         self.complaint = b""
         self.closed = threading.Event()
+        self._lock = threading.Lock()
 
     def write(self, data: bytes) -> None:
         view = memoryview(data)
@@ -85,13 +86,14 @@ class Relay:
         self.say_bytes(b"".join(map(encode, frames)))
 
     def say_bytes(self, data: bytes) -> None:
-        with suppress(BrokenPipeError):
+        with self._lock, suppress(OSError):
             os.write(self._to_host[1], data)
 
     def end(self) -> None:
-        if self._to_host[1] >= 0:
-            os.close(self._to_host[1])
-            self._to_host = (self._to_host[0], -1)
+        with self._lock:
+            if self._to_host[1] >= 0:
+                os.close(self._to_host[1])
+                self._to_host = (self._to_host[0], -1)
 
     def hear(self) -> Frame:
         """The next frame of the host."""

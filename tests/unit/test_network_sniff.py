@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import struct
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -46,10 +48,18 @@ def server_name(*names: bytes) -> bytes:
     return extension(0, struct.pack("!H", len(listed)) + listed)
 
 
+def portions(feed: Callable[[bytes], object], data: bytes, size: int, out: bytearray) -> None:
+    """Feed ``data`` in portions; what passes is added to ``out``."""
+    for at in range(0, len(data), size):
+        got = feed(data[at : at + size])
+        out += got if isinstance(got, bytes) else b""
+
+
 def passed(data: bytes, *, host: str = HOST, port: int = 443, size: int = 1 << 20) -> bytes:
     """What gets through when ``data`` comes in portions of ``size`` bytes."""
-    inspector = Inspector(host, port)
-    return b"".join(inspector.feed(data[at : at + size]) for at in range(0, len(data), size))
+    out = bytearray()
+    portions(Inspector(host, port).feed, data, size, out)
+    return bytes(out)
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 100, 4096])
@@ -78,10 +88,10 @@ def test_a_hello_in_many_records_passes() -> None:
 @pytest.mark.parametrize("size", [1, 4096])
 @pytest.mark.parametrize("name", ["evil.example.net", "example.com", "www.example.com.evil.net"])
 def test_a_hello_for_another_host_does_not(name: str, size: int) -> None:
-    inspector = Inspector(HOST, 443)
+    inspector, out = Inspector(HOST, 443), bytearray()
     with pytest.raises(Refused, match="another"):
-        for byte in [client_hello(name)[at : at + size] for at in range(0, 4096, size)]:
-            assert inspector.feed(byte) == b""
+        portions(inspector.feed, client_hello(name), size, out)
+    assert out == b""
     assert inspector.farewell.startswith(b"\x15\x03")
 
 
@@ -142,8 +152,7 @@ def test_a_hello_is_limited(size: int) -> None:
     reader = HelloReader()
     endless = b"\x16\x03\x01\0\x01\x01" + b"\x16\x03\x01\0\x01\0" * 20_000
     with pytest.raises(Refused):
-        for at in range(0, len(endless), size):
-            reader.feed(endless[at : at + size])
+        portions(reader.feed, endless, size, bytearray())
 
 
 def test_an_address_needs_no_server_name_and_takes_allowed_ones() -> None:
@@ -177,8 +186,7 @@ def test_requests_for_the_host_pass_unchanged(size: int) -> None:
 def test_each_request_of_a_connection_is_judged(before: bytes, size: int) -> None:
     inspector, out, data = Inspector(HOST, 80), bytearray(), before + EVIL
     with pytest.raises(Refused, match="Host is another"):
-        for at in range(0, len(data), size):
-            out += inspector.feed(data[at : at + size])
+        portions(inspector.feed, data, size, out)
     assert b"evil" not in out
     assert b"Forbidden" in inspector.farewell
 
@@ -292,12 +300,9 @@ def test_a_later_upgrade_does_not_pass() -> None:
 
 @given(st.binary(max_size=300), st.integers(1, 50), st.sampled_from([80, 443]))
 def test_any_bytes_pass_unchanged_or_not_at_all(data: bytes, size: int, port: int) -> None:
-    inspector, out = Inspector(HOST, port), b""
-    try:
-        for at in range(0, len(data), size):
-            out += inspector.feed(data[at : at + size])
-    except Refused:
-        pass
+    out = bytearray()
+    with contextlib.suppress(Refused):
+        portions(Inspector(HOST, port).feed, data, size, out)
     assert data.startswith(out)
 
 

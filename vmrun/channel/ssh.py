@@ -138,6 +138,10 @@ class SshConnection:
             # It also waits for a lock that is held while a guest that does not read is written to.
             with _deadline(timeout + _AUTH_TIMEOUT, transport.close):
                 transport.start_client(timeout=timeout)
+                if not transport.initial_kex_done:  # it does not say so itself
+                    raise ChannelError(
+                        f"cannot connect to the guest: no handshake within {timeout:g} s"
+                    )
                 actual = public_line(transport.get_remote_server_key())
                 if actual != host_key:
                     raise WrongHostKey(

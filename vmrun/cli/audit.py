@@ -154,9 +154,11 @@ def checkpoint_command(
     json: Json = False,
 ) -> None:
     """Sign where the journal's chain ends now. Keep that where nobody of this host can write."""
-    from vmrun.run.checkpoint import make_checkpoint, write_checkpoint
+    from vmrun.run.checkpoint import make_checkpoint, must_be_new, write_checkpoint
 
     directories = load_settings().directories
+    if output is not None:
+        must_be_new(output)
     private = load_private_key(key, passphrase_file)
     checkpoint, envelope = make_checkpoint(directories, private)
     if output is None:

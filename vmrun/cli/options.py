@@ -14,6 +14,9 @@ from vmrun.model.errors import UsageError
 from vmrun.model.quantity import parse_duration, parse_size
 from vmrun.model.service import NO_SERVICE, ServiceOptions
 from vmrun.model.workload import EngineName, Limits, ProfileName, TmpfsMount, Workload
+from vmrun.planning.publish import parse_publishes
+from vmrun.planning.storage import make_storage
+from vmrun.policy.egress import parse_allows
 from vmrun.settings import Settings
 
 _FILES = 1024
@@ -60,6 +63,28 @@ CapAdd = Annotated[
 Timeout = Annotated[
     str | None, typer.Option(help="Kill the workload after this long, e.g. 30s or 5m.")
 ]
+Publish = Annotated[
+    list[str] | None,
+    typer.Option("--publish", "-p", help="[ADDRESS:]HOST:CONTAINER: a TCP port of the host."),
+]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(help="HOST[:PORT]: where it may connect to; nowhere without it."),
+]
+Volume = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--volume", "-v", help="DIRECTORY:TARGET[:rw] (a copy), or VOLUME:TARGET[:ro] (encrypted)."
+    ),
+]
+Secret = Annotated[
+    list[str] | None,
+    typer.Option(help="NAME=FILE or id=NAME,env=VARIABLE: a file in /run/secrets."),
+]
+Scratch = Annotated[
+    str | None,
+    typer.Option(help="SIZE[:TARGET]: encrypted disk space that goes with the guest."),
+]
 Name = Annotated[str | None, typer.Option(help="A name for the run; unique among live ones.")]
 Tenant = Annotated[str, typer.Option(help="Who owns it; guests are never shared across tenants.")]
 Profile = Annotated[
@@ -102,6 +127,11 @@ class RawOptions:
     read_only: bool | None
     cap_add: list[str] | None
     timeout: str | None
+    publish: list[str] | None
+    allow: list[str] | None
+    volume: list[str] | None
+    secret: list[str] | None
+    scratch: str | None
     name: str | None
     tenant: str
     profile: ProfileName | None
@@ -155,6 +185,9 @@ def make_workload(
         base=raw.base,
         connect=raw.connect or settings.connect,
         keep=keep,
+        publish=parse_publishes(raw.publish or ()),
+        allow=parse_allows(raw.allow or ()),
+        storage=make_storage(raw.volume or (), raw.secret or (), raw.scratch, here=Path.cwd()),
         service=service,
         labels=labels,
     )

@@ -19,6 +19,7 @@ from vmrun.model.image import Transport
 if TYPE_CHECKING:
     from vmrun.model.image import Reference
     from vmrun.trust.files import TrustLayer
+    from vmrun.trust.ledger import Ledger
 
 app = typer.Typer(
     help="Which images may run: signature policies, trust rules and the ledger.",
@@ -168,11 +169,18 @@ def forget_command(
     directories = i.settings_with().directories
     ledger = Ledger(directories.ledger)
     # The journal comes first: what it cannot take down must not happen.
-    if name in (entry.name for entry in ledger.entries()):
+    if _is_known(ledger, name):
         Memory(directories).forgets(name)
     if not ledger.forget(name):
         raise StateError(f"the ledger has no {name!r}", hint="see 'vmrun policy show'")
     _say([name], {"forgotten": name}, json=json)
+
+
+def _is_known(ledger: Ledger, name: str) -> bool:
+    try:
+        return ledger.newest(name) is not None
+    except StateError:  # a damaged entry is one that can be forgotten
+        return True
 
 
 def _layers(policy: Path | None, trust_rules: Path | None) -> tuple[TrustLayer, ...]:

@@ -41,7 +41,9 @@ class Context:
         text = value.word()
         if text.startswith("~"):
             raise value.wrong(f"{text[:80]!r} begins with ~", "write ${HOME} in its place")
-        path = Path(os.path.normpath(self.folder / text))
+        # As compose does: a relative path loses its '..', an absolute one stays as it is written.
+        absolute = os.path.isabs(text)
+        path = Path(text if absolute else os.path.normpath(self.folder / text))
         if not self.files.real(path).is_relative_to(self.files.real(self.folder)):
             self.notes.append(f"{value.where}: {path} is outside the project's folder")
         return path

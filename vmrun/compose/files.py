@@ -30,13 +30,15 @@ class HostFiles:
             return None
         except OSError as error:
             raise _unreadable(path, error) from None
-        with open(descriptor, "rb") as file:
+        try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise UsageError(f"{path}: not a file", hint="name a regular file")
-            try:
+            with open(descriptor, "rb", closefd=False) as file:
                 return file.read(limit + 1)
-            except OSError as error:
-                raise _unreadable(path, error) from None
+        except OSError as error:
+            raise _unreadable(path, error) from None
+        finally:
+            os.close(descriptor)
 
     def real(self, path: Path) -> Path:
         """See :class:`~vmrun.compose.context.Files`."""

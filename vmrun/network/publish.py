@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vmrun.model.errors import StateError, UsageError, VmrunError
 from vmrun.model.network import Publish
-from vmrun.network.splice import Splice, reset
+from vmrun.network.splice import Splice, prepare_reset
 from vmrun.network.stream import Stream
 
 CONNECTIONS_MAX = 128
@@ -82,7 +82,7 @@ class Publisher:
                 splice.close()
             splice.run()
         except VmrunError:
-            reset(client)
+            _reset(client)
         finally:
             self._forget(client)
 
@@ -102,10 +102,12 @@ class Publisher:
         # A thread in accept(2) is not woken by close(2), but by shutdown(2).
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
-        # The first of CONNECTIONS_MAX that ends lets the acceptor see that it is over. One that
-        # still connects to the container sees it when it has done so.
+        # The first of CONNECTIONS_MAX that ends lets the acceptor see that it is over.
         for client, splice in clients.items():
-            reset(client) if splice is None else splice.close()
+            if splice is not None:
+                splice.close()
+            else:  # a thread still connects to the container, and finds it closed then
+                _reset(client)
         self._acceptor.join(_CLOSE_SECONDS)
         self._listener.close()
         with self._idle:
@@ -115,6 +117,12 @@ class Publisher:
                 f"port {self.port} of {self.address} is still in use",
                 hint=f"see who holds it: ss -ltnp sport = :{self.port}",
             )
+
+
+def _reset(client: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        prepare_reset(client)
+    client.close()
 
 
 _TRANSIENT = {errno.EINTR, errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.ENOMEM}

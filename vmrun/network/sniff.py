@@ -168,13 +168,15 @@ class Inspector:
     def _head(self) -> bytes:
         """``_line`` is what of the head has passed already: a part of its first line."""
         sent = len(self._line)
-        end = self._held.find(END)
+        data = bytes(self._line + self._held)
+        end = data.find(END)
         if end < 0:
-            if sent + len(self._held) > MAX_HEAD:
+            if len(data) > MAX_HEAD:
                 raise Refused(f"HTTP: a head of more than {MAX_HEAD} bytes")
             return b""
-        passed = self._take(end + len(END))
-        head = parse_head(bytes(self._line) + passed)
+        end += len(END)
+        head = parse_head(data[:end])
+        passed = self._take(end - sent)
         self._line.clear()
         self._judge(head)
         self._requests += 1

@@ -16,6 +16,7 @@ from vmrun.model.errors import UsageError
 from vmrun.model.plan import ContainerPlan, Tmpfs
 from vmrun.model.quantity import CPU_PERIOD, cpu_quota
 from vmrun.model.storage import Bind
+from vmrun.planning.network import network_files
 from vmrun.planning.seccomp import docker_seccomp, oci_seccomp
 
 GATE = "/usr/lib/vmrun/gate"
@@ -88,9 +89,13 @@ def _own_mounts(plan: ContainerPlan) -> list[dict[str, Any]]:
     ]
     mounts += [
         _mount(item.target, "bind", item.source, "bind", "rprivate", *_bind_options(item))
-        for item in plan.binds
+        for item in (*plan.binds, *_network_files(plan))
     ]
     return sorted(mounts, key=lambda item: str(item["destination"]))
+
+
+def _network_files(plan: ContainerPlan) -> tuple[Bind, ...]:
+    return network_files(plan.network) if plan.network else ()
 
 
 def _bind_options(bind: Bind) -> list[str]:
@@ -263,6 +268,7 @@ def _host_config(
             # What the guest mounts there is read-only itself where it has to be. Told so, docker
             # would mount it once more, and lose nosuid, nodev and noexec, which it cannot say.
             *(_docker_bind(item.source, item.target, read_only=False) for item in plan.binds),
+            *(_docker_bind(i.source, i.target, read_only=True) for i in _network_files(plan)),
         ],
         "Memory": limits.memory,
         "MemorySwap": limits.memory,

@@ -13,6 +13,7 @@ from vmrun.model.base import Base
 from vmrun.model.capability import normalise_capability
 from vmrun.model.errors import Refused, UsageError
 from vmrun.model.image import Image
+from vmrun.model.network import NetworkPlan
 from vmrun.model.plan import (
     Accelerator,
     ContainerPlan,
@@ -28,7 +29,9 @@ from vmrun.model.workload import Workload
 from vmrun.planning.data import NOTHING_STORED, StorageFacts, plan_binds, plan_disks
 from vmrun.planning.kernel_arguments import kernel_arguments
 from vmrun.planning.memory import plan_memory
+from vmrun.planning.network import plan_network
 from vmrun.planning.storage import check_storage
+from vmrun.policy.egress import proxy_environment
 from vmrun.policy.profiles import (
     MASKED_PATHS,
     NON_ROOT_UID,
@@ -70,13 +73,16 @@ def make_plan(
     profile: Profile,
     identity: RunIdentity,
     stored: StorageFacts = NOTHING_STORED,
+    network: NetworkPlan | None = None,
 ) -> Plan:
-    """Decide everything of a run; ``stored`` is what the host says of its data. Raises
+    """Decide everything of a run; ``stored`` is what the host says of its data, ``network`` the
+    container's place on a network that it shares. Raises
     :class:`UsageError`, :class:`Refused` or one of the image's errors (no such command, no such
     user) for what cannot be run."""
     _check_limits(workload, host)
     user, mapped = _user(workload, image, profile)
-    container = _container(workload, image, profile, user, mapped, identity)
+    wire = plan_network(workload, identity.run_id, network)
+    container = _container(workload, image, profile, user, mapped, identity, wire)
     disks = plan_disks(workload.storage, uuid=identity.uuid, directory=stored.directory)
     memory = plan_memory(
         workload=workload.limits.memory,
@@ -195,13 +201,14 @@ def _container(
     user: User,
     mapped: bool,
     identity: RunIdentity,
+    wire: NetworkPlan | None,
 ) -> ContainerPlan:
     hostname = workload.hostname or workload.name or identity.run_id
     if _HOSTNAME.fullmatch(hostname) is None:
         raise UsageError(
             f"not a host name: {hostname!r}", hint="letters, digits and hyphens, at most 63"
         )
-    env = _environment(workload, image, user, hostname)
+    env = _environment(workload, image, user, hostname, wire)
     workdir = workload.workdir or image.config.working_dir or "/"
     if not workdir.startswith("/"):
         raise UsageError(f"--workdir must be absolute: {workdir!r}", hint="begin it with /")
@@ -236,11 +243,15 @@ def _container(
         masked_paths=MASKED_PATHS,
         readonly_paths=READONLY_PATHS,
         binds=binds,
+        network=wire,
     )
 
 
-def _environment(workload: Workload, image: Image, user: User, hostname: str) -> tuple[str, ...]:
-    """The image's, then the user's on top; PATH, HOME and HOSTNAME as docker sets them."""
+def _environment(
+    workload: Workload, image: Image, user: User, hostname: str, wire: NetworkPlan | None
+) -> tuple[str, ...]:
+    """The image's, then the user's on top; PATH, HOME and HOSTNAME as docker sets them, and where
+    the proxy is, for one that may reach anything."""
     values: dict[str, str] = {"PATH": DEFAULT_PATH}
     for setting in image.config.env:
         key, _, value = setting.partition("=")
@@ -249,6 +260,8 @@ def _environment(workload: Workload, image: Image, user: User, hostname: str) ->
     values.setdefault("HOSTNAME", hostname)
     if workload.terminal:
         values.setdefault("TERM", "xterm-256color")
+    if wire is not None and wire.allow:
+        values.update(proxy_environment(wire.gateway, (name for name, _ in wire.names)))
     values.update(workload.env)
     return tuple(f"{key}={value}" for key, value in values.items())
 

@@ -41,7 +41,7 @@ def parse_volume(text: str, *, here: Path) -> HostDirectory | NamedVolume:
     target, _, words = rest.partition(":")
     if not source or not target or ":" in words:
         raise _wrong("--volume", text, "write SOURCE:TARGET, SOURCE:TARGET:ro or SOURCE:TARGET:rw")
-    target = parse_target(target, option="--volume")
+    target = parse_target(target, option="--volume", asked=text)
     read_only, executable = _access(words, text)
     if "/" in source or source.startswith("."):
         if not source.isprintable():
@@ -50,7 +50,7 @@ def parse_volume(text: str, *, here: Path) -> HostDirectory | NamedVolume:
         return HostDirectory(
             directory, target, read_only=read_only is not False, executable=executable
         )
-    name = parse_volume_name(source, option="--volume")
+    name = parse_volume_name(source, option="--volume", asked=text)
     return NamedVolume(name, target, read_only=read_only is True, executable=executable)
 
 
@@ -66,12 +66,12 @@ def _access(words: str, text: str) -> tuple[bool | None, bool]:
     return read_only, "exec" in chosen and "noexec" not in chosen
 
 
-def parse_volume_name(text: str, *, option: str) -> str:
-    """The name of a volume. Raises :class:`UsageError`."""
+def parse_volume_name(text: str, *, option: str, asked: str = "") -> str:
+    """The name of a volume; ``asked`` is all of what was typed. Raises :class:`UsageError`."""
     if _VOLUME_NAME.fullmatch(text) is None:
         raise _wrong(
             option,
-            text,
+            asked or text,
             "a volume's name has letters, digits, '_', '.' and '-', at most 63; "
             "a directory of the host needs a slash: ./NAME",
         )
@@ -117,7 +117,7 @@ def _secret_name(name: str, text: str) -> str:
 def parse_scratch(text: str) -> tuple[int, str]:
     """``SIZE[:TARGET]``: bytes and where. Raises :class:`UsageError`."""
     size, colon, target = text.partition(":")
-    where = parse_target(target, option="--scratch") if colon else SCRATCH_TARGET
+    where = parse_target(target, option="--scratch", asked=text) if colon else SCRATCH_TARGET
     return parse_disk_size(size, option="--scratch"), where
 
 
@@ -132,15 +132,17 @@ def parse_disk_size(text: str, *, option: str) -> int:
     return size
 
 
-def parse_target(text: str, *, option: str) -> str:
-    """A mount point in the container, as the kernel will list it. Raises :class:`UsageError`."""
+def parse_target(text: str, *, option: str, asked: str = "") -> str:
+    """A mount point in the container, as the kernel will list it; ``asked`` is all of what was
+    typed. Raises :class:`UsageError`."""
+    asked = asked or text
     if not text.startswith("/") or ".." in text.split("/") or not text.isprintable():
-        raise _wrong(option, text, "the place in the container is an absolute path without '..'")
+        raise _wrong(option, asked, "the place in the container is an absolute path without '..'")
     target = "/" + posixpath.normpath(text).lstrip("/")
     if len(target.encode("utf-8", "surrogateescape")) > _LONGEST_TARGET:
-        raise _wrong(option, text, f"at most {_LONGEST_TARGET} bytes")
+        raise _wrong(option, asked, f"at most {_LONGEST_TARGET} bytes")
     if target == "/" or target == _GATE or _below(target, _KERNELS) or _below(target, (_GATE,)):
-        raise _wrong(option, text, "not the root, nor anything of /proc, /sys or /dev")
+        raise _wrong(option, asked, "not the root, nor anything of /proc, /sys or /dev")
     return target
 
 

@@ -10,6 +10,7 @@ from vmrun.model.live import ContainerReading, QemuReading
 from vmrun.model.plan import GuestPlan, Plan
 from vmrun.model.quantity import CPU_PERIOD, cpu_quota
 from vmrun.model.report import Assertion
+from vmrun.planning.network import network_files
 
 # What libvirt lists of the chipset without anything plugged into it, and at most one of each.
 _CHIPSET = ("audio:none", "input:keyboard", "input:mouse", "watchdog:itco")
@@ -131,6 +132,11 @@ def check_container(plan: Plan, reading: ContainerReading) -> tuple[Assertion, .
                 f"{kind} " + ",".join(sorted(options)),
                 wanted <= options,
             )
+
+        for file in network_files(container.network) if container.network else ():
+            kind, options = reading.mounts.get(file.target, ("absent", frozenset()))
+            found = f"{kind} " + ",".join(sorted(options))
+            yield _check("container", f"file {file.target}", "ro", found, "ro" in options)
 
     return tuple(items())
 

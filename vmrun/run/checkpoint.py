@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from vmrun.image.durable import replace_file
 from vmrun.journal.journal import Head, Journal
 from vmrun.model.errors import StateError, TrustError
 from vmrun.model.record import as_text
@@ -45,13 +44,26 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in as_text(text))[:255] or "?"
 
 
+def must_be_new(path: Path) -> None:
+    """Raises :class:`StateError` when there is something at ``path``."""
+    if os.path.lexists(path):
+        raise StateError(f"{path} exists", hint="an old checkpoint is evidence: name another file")
+
+
 def write_checkpoint(path: Path, envelope: bytes) -> None:
     """Keep it in a file of its own; one that is there is not replaced. Raises
     :class:`StateError`."""
+    must_be_new(path)
     try:
-        if os.path.lexists(path):
-            raise StateError(f"{path} exists", hint="an old checkpoint is evidence: name another")
-        replace_file(path, envelope, mode=0o644)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(envelope)
+                file.flush()
+                os.fsync(descriptor)
+        except OSError:
+            path.unlink()  # half of one is none
+            raise
     except OSError as error:
         raise StateError(
             f"cannot write {path}: {error.strerror or error}", hint="choose another --output"

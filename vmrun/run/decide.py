@@ -27,6 +27,7 @@ from vmrun.run.health import must_be_healthy, summary
 from vmrun.run.images import ImageOptions, find, verify
 from vmrun.run.remember import Memory
 from vmrun.run.state import GuestDirectory, StateDirectories
+from vmrun.run.storage import RunStorage
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ def decide(
     directory: GuestDirectory,
     clock: PhaseClock,
     decision: Decision,
+    storage: RunStorage,
 ) -> Plan:
     """The plan of a run that may go ahead, which the journal knows of from here on.
 
@@ -78,7 +80,14 @@ def decide(
     with clock.phase("plan"):
         identity = RunIdentity(intent.run_id, intent.uuid, intent.slot)
         plan = make_plan(
-            workload, image=image, base=base, host=host, profile=profile, identity=identity
+            workload,
+            image=image,
+            base=base,
+            host=host,
+            profile=profile,
+            identity=identity,
+            stored=storage.look(directory.path),
+            network=options.network,
         )
         decision.plan = plan
         for warning in plan.warnings:

@@ -18,6 +18,7 @@ from vmrun.run.reclaim import reclaim_all
 from vmrun.run.record import first_record
 from vmrun.run.signals import signal_guard
 from vmrun.run.state import GuestDirectory, claim
+from vmrun.run.storage import RunStorage
 from vmrun.run.teardown import Teardown, remove_guest
 from vmrun.supervisor.launch import OwnRun, launch
 from vmrun.supervisor.live import order_of
@@ -53,7 +54,8 @@ def detach(workload: Workload, options: RunOptions) -> RunRecord:
         decision = Decision()
         owned = True
         try:
-            plan = decide(workload, options, directory, clock, decision)
+            storage = RunStorage(workload, options.directories.volumes, note=options.note)
+            plan = decide(workload, options, directory, clock, decision, storage)
             record = first_record(plan, directory.intent, detached=True)
             runs.write(record)
             _write_verdict(runs, record.run_id, decision)

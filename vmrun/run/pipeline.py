@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from vmrun.channel.ssh import SshConnection
 from vmrun.journal.journal import Journal
-from vmrun.model.errors import DeadlineExceeded, VmrunError
+from vmrun.model.errors import ChannelError, DeadlineExceeded, VmrunError
 from vmrun.model.plan import EMBEDDED
 from vmrun.model.report import Assertion, Receipt, Removed, Report, Usage
 from vmrun.model.run_record import RunState
@@ -25,15 +26,17 @@ from vmrun.run.reclaim import reclaim_all
 from vmrun.run.record import first_record
 from vmrun.run.signals import signal_guard
 from vmrun.run.state import GuestDirectory, claim
+from vmrun.run.storage import RunStorage
 from vmrun.run.teardown import Teardown, remove_guest
 from vmrun.supervisor.answers import Answers
-from vmrun.supervisor.contained import Contained, NoWire
+from vmrun.supervisor.contained import Contained
 from vmrun.supervisor.controls import Controls
 from vmrun.supervisor.live import LiveGuest, bring_up, order_of
 from vmrun.supervisor.protocol import SOCKET
 from vmrun.supervisor.records import Runs
 from vmrun.supervisor.server import Server
 from vmrun.supervisor.tracked import TrackedRun
+from vmrun.supervisor.wires import Wires
 
 __all__ = ["RunOptions", "run"]
 
@@ -105,18 +108,30 @@ def _execute(
     outcome: Outcome,
     teardown: Teardown,
 ) -> None:
-    plan = decide(workload, options, directory, clock, outcome.decision)
+    storage = RunStorage(workload, options.directories.volumes, note=options.note)
+    plan = decide(workload, options, directory, clock, outcome.decision, storage)
     runs = Runs(options.directories.runs)
+    journal = Journal(options.directories.journal)
+    wires = Wires(lambda: _connection(outcome), journal.append)
+    teardown.add("ports", wires.close)
+    ports = wires.reserve(plan)
     teardown.add("record", lambda: _forget(runs, plan.run_id))
-    record = first_record(plan, directory.intent, detached=False)
+    record = replace(first_record(plan, directory.intent, detached=False), ports=ports)
     runs.write(record)
+    storage.prepare(plan, directory, teardown)
     live, outcome.assertions = bring_up(
-        order_of(plan), directory, options.directories, clock, teardown
+        order_of(plan),
+        directory,
+        options.directories,
+        clock,
+        teardown,
+        unlocked=lambda: storage.unlocked(plan, directory),
     )
     outcome.guest = live
-    contained = Contained(plan, live, streams, wire=NoWire())
+    contained = Contained(plan, live, streams, wire=wires)
     with clock.phase("deliver"):
         outcome.delivered = contained.deliver()
+        outcome.delivered += storage.populate(plan, live.connection(), teardown)
     with clock.phase("start"):
         teardown.add("container", lambda: _kill(contained))
         outcome.assertions += contained.start()
@@ -125,7 +140,7 @@ def _execute(
             record,
             Controls(contained, live, shared=False),
             runs=runs,
-            journal=Journal(options.directories.journal).append,
+            journal=journal.append,
         )
         server = Server(directory.path / SOCKET, Answers(AttendedRun(tracked)).table())
         teardown.add("control socket", lambda: _close(server))
@@ -136,6 +151,15 @@ def _execute(
     with clock.phase("collect"):
         outcome.qemu_memory = live.provisioned.guest.qemu().pss
         outcome.usage = contained.usage()
+        storage.collect(plan, live.connection())
+
+
+def _connection(outcome: Outcome) -> SshConnection:
+    """The connection that networks use: the guest's second one, so that neither waits for what the
+    other moves."""
+    if outcome.guest is None:
+        raise ChannelError("the guest is not up yet")
+    return outcome.guest.connection(1)
 
 
 def _wait(container: Contained, timeout: float | None) -> int:

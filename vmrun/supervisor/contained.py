@@ -22,21 +22,14 @@ _GATE_TIMEOUT = 60.0
 class Wire(Protocol):
     """What connects a container's network namespace, if anything does."""
 
+    def lay(self, plan: Plan) -> None:
+        """Make what has to be there before the container is made."""
+
     def attach(self, plan: Plan, pid: int) -> None:
         """Connect the container whose first process, ``pid``, still waits at the gate."""
 
     def detach(self, plan: Plan) -> None:
-        """Its container has ended; never raises."""
-
-
-class NoWire:
-    """For workloads without a network."""
-
-    def attach(self, plan: Plan, pid: int) -> None:
-        """Nothing is connected."""
-
-    def detach(self, plan: Plan) -> None:
-        """Nothing was."""
+        """Its container has ended for good; never raises."""
 
 
 class Contained:
@@ -64,6 +57,7 @@ class Contained:
         """Start it up to the gate, read live how it is confined, and let its first instruction run
         if that is what was planned. Returns what was asserted."""
         connection = self._live.connection(self._number)
+        self._wire.lay(self.plan)
         container = self._engine.start(self.plan, connection, self._streams)
         self._container = container
         try:
@@ -78,10 +72,7 @@ class Contained:
 
     def wait(self) -> int:
         """Its exit status, once all of its output has been written."""
-        try:
-            return self._running().wait()
-        finally:
-            self._wire.detach(self.plan)
+        return self._running().wait()
 
     def usage(self) -> Usage:
         """What it used; after :meth:`wait`."""

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from vmrun.channel.control import Identity
@@ -132,12 +133,15 @@ def bring_up(
     teardown: Teardown,
     *,
     on_lost: Callable[[], None] = lambda: None,
+    unlocked: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> tuple[LiveGuest, tuple[Assertion, ...]]:
     """Create a guest and take it to the point where containers can be started in it.
 
     Returns it with what was asserted of its QEMU. ``on_lost`` is called when it does not answer
-    any more, which also ends its connections. Raises :class:`VmrunError`; whatever was made by
-    then is undone by ``teardown``.
+    any more, which also ends its connections. ``unlocked`` lets the hypervisor, once it is open,
+    know the keys of the guest's disks while it creates the guest.
+
+    Raises :class:`VmrunError`; whatever was made by then is undone by ``teardown``.
     """
     sockets = Sockets.within(directory.path, ssh_ports=order.plan.ssh_ports)
     with clock.phase("provision"):
@@ -147,7 +151,8 @@ def bring_up(
             root=directory.hypervisor_root,
             cache=directories.cache / "capabilities",
         )
-        provisioned = create_guest(hypervisor, xml, order.plan, sockets, teardown)
+        with unlocked():
+            provisioned = create_guest(hypervisor, xml, order.plan, sockets, teardown)
     with clock.phase("boot"):
         wait_for_hello(provisioned, order.plan.boot_deadline)
     with clock.phase("identify"):

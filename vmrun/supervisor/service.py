@@ -176,6 +176,7 @@ class Service(TrackedRun):
         """Its last end: data back, the record, and the news."""
         with contextlib.suppress(VmrunError):
             self.change(usage=self._contained.usage())
+        self._around.wire.detach(self.plan)
         try:
             self._around.conclude(self.plan)
             if self._shared:

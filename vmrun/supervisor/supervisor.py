@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
+from vmrun.channel.ssh import SshConnection
 from vmrun.journal.journal import Journal
-from vmrun.model.errors import GuestError, Interrupted, VmrunError
+from vmrun.model.errors import ChannelError, GuestError, Interrupted, VmrunError
+from vmrun.model.plan import Plan
 from vmrun.model.report import Assertion, Receipt
 from vmrun.model.run_record import RunRecord, RunState
 from vmrun.run.clock import PhaseClock
 from vmrun.run.signals import SignalGuard, signal_guard
-from vmrun.run.state import inherited
+from vmrun.run.state import GuestDirectory, inherited
+from vmrun.run.storage import RunStorage
 from vmrun.run.teardown import Teardown, remove_guest
 from vmrun.supervisor.answers import Answers
-from vmrun.supervisor.contained import NoWire
-from vmrun.supervisor.launch import Launch, OwnRun, StartReport
+from vmrun.supervisor.launch import Launch, StartReport
 from vmrun.supervisor.live import LiveGuest, bring_up
 from vmrun.supervisor.protocol import SOCKET
 from vmrun.supervisor.records import Runs
 from vmrun.supervisor.server import Server
 from vmrun.supervisor.service import Surroundings
 from vmrun.supervisor.services import Services
+from vmrun.supervisor.wires import Wires
 
 _TICK = 1.0
 
@@ -32,7 +37,56 @@ class _Fate:
 
     error: VmrunError | None = None
     record: RunRecord | None = None
+    live: LiveGuest | None = None
     started: bool = False
+
+
+class _Data:
+    """The data of the run that the guest lives for, and the ports that it publishes: taken before
+    the guest is made."""
+
+    def __init__(
+        self,
+        told: Launch,
+        directory: GuestDirectory,
+        teardown: Teardown,
+        wires: Wires,
+        fate: _Fate,
+    ) -> None:
+        self._directory = directory
+        self._teardown = teardown
+        self._fate = fate
+        self._storage: RunStorage | None = None
+        self._plan: Plan | None = None
+        if told.own is None:
+            return
+        plan = told.own.plan
+        fate.record = replace(told.own.record, ports=wires.reserve(plan))
+        storage = RunStorage(plan.workload, told.directories.volumes, note=_note)
+        storage.look(directory.path)
+        storage.prepare(plan, directory, teardown)
+        self._storage, self._plan = storage, plan
+
+    def unlocked(self) -> AbstractContextManager[None]:
+        """See :meth:`RunStorage.unlocked`."""
+        if self._storage is None or self._plan is None:
+            return nullcontext()
+        return self._storage.unlocked(self._plan, self._directory)
+
+    def populate(self, plan: Plan) -> None:
+        """Bring a run's data into the guest."""
+        if self._storage is not None:
+            self._storage.populate(plan, self._live().connection(), self._teardown)
+
+    def collect(self, plan: Plan) -> None:
+        """Take it back."""
+        if self._storage is not None:
+            self._storage.collect(plan, self._live().connection())
+
+    def _live(self) -> LiveGuest:
+        if self._fate.live is None:
+            raise ChannelError("the guest is not up yet")
+        return self._fate.live
 
 
 def supervise(told: Launch) -> int:
@@ -45,20 +99,24 @@ def supervise(told: Launch) -> int:
     teardown.add("guest directory", lambda: remove_guest(directory))
     runs = Runs(told.directories.runs)
     journal = Journal(told.directories.journal)
-    around = Surroundings(
-        runs, journal.append, NoWire(), prepare=lambda _: None, conclude=lambda _: None
-    )
     own = told.own
     fate = _Fate(record=own.record if own else None)
     services: Services | None = None
     with signal_guard() as guard:
         try:
-            live, assertions = bring_up(told.order, directory, told.directories, clock, teardown)
+            wires = Wires(lambda: _connection(fate), journal.append)
+            teardown.add("ports", wires.close)
+            data = _Data(told, directory, teardown, wires, fate)
+            live, assertions = bring_up(
+                told.order, directory, told.directories, clock, teardown, unlocked=data.unlocked
+            )
+            fate.live = live
+            around = Surroundings(runs, journal.append, wires, data.populate, data.collect)
             services = Services(live, around, runs, own=own is not None)
             server = Server(directory.path / SOCKET, Answers(services).table())
             teardown.add("control socket", lambda: _close(server))
             if own is not None:
-                _start(own, services, clock, assertions)
+                _start(own.plan, fate.record or own.record, services, clock, assertions)
             report.started()
             fate.started = True
             _keep(live, services, guard)
@@ -79,11 +137,15 @@ def supervise(told: Launch) -> int:
 
 
 def _start(
-    own: OwnRun, services: Services, clock: PhaseClock, assertions: tuple[Assertion, ...]
+    plan: Plan,
+    record: RunRecord,
+    services: Services,
+    clock: PhaseClock,
+    assertions: tuple[Assertion, ...],
 ) -> None:
     """Start the workload that the guest lives for."""
     with clock.phase("start"):
-        service = services.add(own.plan, own.record)
+        service = services.add(plan, record)
         service.wait_started()
     service.change(assertions=(*assertions, *service.record.assertions), phases=clock.phases)
 
@@ -97,6 +159,17 @@ def _keep(live: LiveGuest, services: Services, guard: SignalGuard) -> None:
             raise GuestError("the guest did not answer for a whole lease; it was destroyed")
         if not live.provisioned.guest.alive():
             raise GuestError("the guest ended by itself", details=live.console_tail())
+
+
+def _connection(fate: _Fate) -> SshConnection:
+    if fate.live is None:
+        raise ChannelError("the guest is not up yet")
+    return fate.live.connection(1)
+
+
+def _note(text: str) -> None:
+    """For whoever reads the supervisor's log."""
+    print(f"vmrun: {text}", file=sys.stderr, flush=True)
 
 
 def _close(server: Server) -> tuple[()]:
