@@ -61,6 +61,16 @@ def test_the_file_of_the_current_folder(
     assert "is not merged in" in refused()
 
 
+def test_another_program_s_variable_is_not_silently_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("compose.yaml").write_text("name: a\nservices: {web: {image: r.example.com/a}}\n")
+    with pytest.raises(UsageError, match="COMPOSE_FILE is not used: 'a.yaml:b.yaml'"):
+        load(COMPOSE_FILE="a.yaml:b.yaml")
+    assert load(Path("compose.yaml"), COMPOSE_FILE="a.yaml").name == "a"
+
+
 def test_several_files_are_not_guessed_between(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

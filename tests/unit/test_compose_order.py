@@ -12,6 +12,7 @@ from tests.compose.project import project, refused
 from vmrun.compose.model import Dependency, Service
 from vmrun.compose.order import closure, cycle, levels, start_order, stop_order
 from vmrun.image.reference import parse_reference
+from vmrun.model.errors import UsageError
 
 IMAGE = parse_reference("registry.example.com/a:1")
 
@@ -75,6 +76,12 @@ def test_the_same_service_twice_is_an_error() -> None:
 def test_a_service_and_what_it_needs() -> None:
     found = closure(services({"a": ["b"], "b": ["c"], "c": [], "d": ["a"]}), ["b"])
     assert [service.name for service in found] == ["b", "c"]
+
+
+def test_a_name_that_is_no_service_is_an_error() -> None:
+    with pytest.raises(UsageError, match="there is no service 'x'") as caught:
+        closure(services({"b": [], "a": []}), ["a", "x"])
+    assert caught.value.hint == "there are a, b"
 
 
 def test_a_chain_as_long_as_a_file_may_be() -> None:

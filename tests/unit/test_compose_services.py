@@ -522,6 +522,10 @@ def test_projects_that_are_refused(text: str, message: str) -> None:
      "compose.yaml:4: services.a.depends_on: 'b' has no healthcheck, so it never is healthy"),
     ("depends_on: {b: {condition: service_completed_successfully}}", "restart: always",
      "compose.yaml:4: services.a.depends_on: 'b' is restarted whenever it ends"),
+    ("volumes: [./d:/a:rw]", "volumes: [./d/e:/b:rw]",
+     "compose.yaml:7: services.b.volumes: /srv/shop/d/e is copied back from 'a' as well"),
+    ("volumes: [./d/e:/a:rw]", "volumes: [./d:/b:rw]",
+     "compose.yaml:7: services.b.volumes: /srv/shop/d is copied back from 'a' as well"),
     ("ports: ['80:80']", "ports: ['0.0.0.0:80:80']",
      "compose.yaml:7: services.b.ports: port 80 of 0.0.0.0 is published by 'a' as well"),
 ])  # fmt: skip
@@ -531,6 +535,21 @@ def test_services_that_do_not_fit_together(first: str, second: str, message: str
         f"  b:\n    image: r.example.com/a\n    {second}\n"
     )
     assert refused(text).message.startswith(message)
+
+
+def test_what_is_added_and_dropped() -> None:
+    error = service_refused("cap_add: [chown]", "cap_drop: [ALL, CAP_CHOWN]")
+    assert error.message == (
+        "compose.yaml:5: services.web.cap_drop[1]: CAP_CHOWN is in cap_add as well"
+    )
+
+
+def test_a_directory_that_one_service_writes_and_another_reads_is_fine() -> None:
+    text = (
+        "services:\n  a: {image: r.example.com/a, volumes: ['./d:/d:rw']}\n"
+        "  b: {image: r.example.com/a, volumes: ['./d:/d:ro']}\n"
+    )
+    assert len(project(text).services) == 2
 
 
 def test_the_same_port_of_two_addresses_is_fine() -> None:
@@ -576,3 +595,27 @@ def test_keys_without_support_say_why(key: str) -> None:
     assert error.message == (
         f"compose.yaml:4: services.web.{key}: not supported: {unsupported.SERVICE[key]}"
     )
+
+
+# --- and documented ------------------------------------------------------------------------------
+
+
+def documented() -> dict[str, str]:
+    """Keys in the first cells of the tables about services, with what is said of each."""
+    page = Path(__file__).resolve().parents[2] / "docs" / "reference" / "compose.md"
+    text = page.read_text().partition("\n## Services\n")[2].partition("\nOf the parts of")[0]
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        if line.startswith("| `"):
+            keys, said = line.strip("| ").split(" | ", 1)
+            for key in keys.split(", "):
+                assert key.strip("`") not in found, key
+                found[key.strip("`")] = said.replace("`", "")
+    return found
+
+
+def test_every_key_is_documented() -> None:
+    said = documented()
+    assert set(said) == KEYS | set(unsupported.SERVICE)
+    for key, why in unsupported.SERVICE.items():
+        assert said[key] == why.replace("`", "")

@@ -210,6 +210,20 @@ def test_a_name_that_is_taken_is_not_overwritten(journal: Journal) -> None:
     assert taken.read_bytes() == b"somebody's"
 
 
+def test_no_changed_byte_of_a_segment_is_overlooked(journal: Journal) -> None:
+    fill(journal, 12)
+    chance = random.Random(7)
+    for path in parts(journal):
+        whole = path.read_bytes()
+        # The last byte is the newline: without it the line is the same.
+        for at in chance.sample(range(len(whole) - 1), 150):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+            with pytest.raises(StateError):
+                journal.verify()
+        path.write_bytes(whole)
+    journal.verify()
+
+
 # --- crashes -------------------------------------------------------------------------------------
 
 

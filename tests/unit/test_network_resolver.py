@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 
@@ -130,9 +131,38 @@ def test_memory_is_bounded() -> None:
     assert asked == [f"a{n}.example.com" for n in (0, 1, 2, 3, 4, 5, 0)]
 
 
-def test_the_hosts_file_does_not_count() -> None:
-    """An absolute name: neither the hosts file nor a search domain makes an address of it."""
-    try:
-        assert "127.0.0.1" not in system_lookup("localhost")
-    except OSError:
-        pass  # this host has no name server, which is an error and no absence
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [
+        ([(2, 1, 6, "", ("93.184.216.34", 0)), (10, 1, 6, "", ("2606:4700::1", 0, 0, 0))],
+         ("93.184.216.34", "2606:4700::1")),
+        (socket.gaierror(socket.EAI_NONAME, "unknown"), ()),
+        (socket.gaierror(socket.EAI_NODATA, "no address"), ()),
+    ],
+)  # fmt: skip
+def test_names_are_absolute(
+    monkeypatch: pytest.MonkeyPatch, outcome: object, expected: tuple[str, ...]
+) -> None:
+    """With the final dot no search domain of this host makes another name of it."""
+    asked: list[object] = []
+
+    def getaddrinfo(name: object, *_: object, **__: object) -> object:
+        asked.append(name)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    assert system_lookup("example.com") == expected
+    assert asked == ["example.com."]
+
+
+def test_a_resolver_that_fails_does_not_say_that_there_is_no_such_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def getaddrinfo(*_: object, **__: object) -> object:
+        raise socket.gaierror(socket.EAI_AGAIN, "try again")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    with pytest.raises(VmrunError, match="try again"):
+        Resolver()("example.com")

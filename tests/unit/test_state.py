@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from vmrun.model.errors import NameInUse, StateError
-from vmrun.run.state import GuestDirectory, StateDirectories, claim, find, orphans, take
+from vmrun.run.state import GuestDirectory, StateDirectories, alive, claim, find, orphans, take
 
 FORK = multiprocessing.get_context("fork")
 
@@ -199,9 +199,94 @@ def test_a_half_written_intent_is_removed(directories: StateDirectories, text: s
     if text is not None:
         (half / "intent.json").write_text(text)
         (half / "intent.json.partial").write_text(text)
-    assert list(orphans(directories)) == []
+    (found,) = orphans(directories)
+    # All that is known is its id: it names the domain that may have been made.
+    assert (found.path, found.intent.domain) == (half, "vmrun-0123456789ab")
+    assert found.remove()
+    found.release()
     assert not half.exists()
     assert live.path.exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"run_id": "ffffffffffff"},
+        {"domain": "somebody-elses"},
+        {"owner": "1"},
+        {"slot": None},
+        {"created": "now"},
+        {"uuid": 7},
+        {"keys": [1]},
+        {"added_later": True},
+    ],
+)
+def test_an_intent_that_is_not_its_directorys_is_not_believed(
+    directories: StateDirectories, change: dict[str, Any]
+) -> None:
+    made = make(directories, "web")
+    intent = json.loads((made.path / "intent.json").read_text())
+    (made.path / "intent.json").write_text(json.dumps(intent | change))
+    made.release()
+    (found,) = orphans(directories)
+    assert found.intent.domain == f"vmrun-{made.path.name}"
+    assert found.intent.uuid == ""
+    found.release()
+
+
+def test_a_link_to_somewhere_else_is_no_guest(
+    directories: StateDirectories, tmp_path: Path
+) -> None:
+    made = make(directories, "web")
+    made.release()
+    elsewhere = tmp_path / "elsewhere"
+    made.path.rename(elsewhere)
+    (directories.guests / elsewhere.name).symlink_to(elsewhere)
+    made.path.symlink_to(elsewhere)
+    before = sorted(path.name for path in elsewhere.iterdir())
+    assert list(orphans(directories)) == []
+    assert alive(directories) == ()
+    assert sorted(path.name for path in elsewhere.iterdir()) == before
+    with pytest.raises(StateError, match="no guest"):
+        find(directories, "web")
+
+
+def test_links_in_a_guests_directory_are_not_followed(
+    directories: StateDirectories, tmp_path: Path
+) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("mine")
+    made = make(directories)
+    (made.path / "link").symlink_to(precious)
+    (made.path / "r").mkdir()
+    (made.path / "r" / "link").symlink_to(precious)
+    (made.path / "r" / "hard").symlink_to(precious / "file")
+    assert made.remove()
+    assert (precious / "file").read_text() == "mine"
+
+
+def test_a_lock_that_is_a_link_is_not_followed(
+    directories: StateDirectories, tmp_path: Path
+) -> None:
+    made = make(directories)
+    made.release()
+    (made.path / "owner").unlink()
+    (made.path / "owner").symlink_to(tmp_path / "made-by-us")
+    with pytest.raises(StateError, match="cannot write"):
+        list(orphans(directories))
+    assert not (tmp_path / "made-by-us").exists()
+
+
+def test_a_full_disk_is_named(directories: StateDirectories) -> None:
+    made = make(directories)
+    made.path.chmod(0o500)
+    (made.path / "intent.json.partial").mkdir()  # nobody can write it, root neither
+    with pytest.raises(StateError, match="cannot write") as caught:
+        made.keep(10)
+    assert caught.value.hint
+    made.adopt()
+    assert made.intent.kept_until == 0.0
 
 
 def test_what_is_no_guests_directory_is_left_alone(directories: StateDirectories) -> None:
@@ -350,5 +435,4 @@ def test_a_live_guest_whose_intent_was_damaged_is_left_alone(
     assert list(orphans(directories)) == []
     assert mine.path.exists()
     mine.release()
-    assert list(orphans(directories)) == []
-    assert not mine.path.exists()
+    assert [found.path for found in orphans(directories)] == [mine.path]

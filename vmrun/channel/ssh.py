@@ -196,6 +196,8 @@ def _deadline(seconds: float, close: Callable[[], None]) -> Iterator[None]:
 
 def _end(channel: paramiko.Channel) -> None:
     """Close a channel, or the connection when the guest does not take that in time."""
+    if channel.closed:
+        return
 
     def close() -> None:
         with contextlib.suppress(*_BROKEN):  # then it is closed, too

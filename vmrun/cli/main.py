@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from vmrun.cli import audit, base, catalogue, image, key, policy
+from vmrun.cli import audit, base, catalogue, image, key, policy, volume
 from vmrun.cli.doctor import doctor_command
 from vmrun.cli.guests import dial_command, rm_command
 from vmrun.cli.output import print_error
@@ -38,6 +38,7 @@ app.add_typer(policy.app, name="policy")
 app.add_typer(catalogue.app, name="catalogue")
 app.add_typer(base.app, name="base")
 app.add_typer(audit.app, name="audit")
+app.add_typer(volume.app, name="volume")
 
 
 @app.callback()

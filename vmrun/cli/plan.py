@@ -14,6 +14,7 @@ from vmrun.model.quantity import format_size
 from vmrun.model.workload import EngineName
 
 if TYPE_CHECKING:
+    from vmrun.model.storage import Bind
     from vmrun.run.preview import Preview
 
 
@@ -95,6 +96,11 @@ def plan_command(
     print_json(document)
 
 
+def _bind(bind: Bind) -> str:
+    access = "ro" if bind.read_only else "rw"
+    return f"{bind.target} {access}" + (",exec" if bind.executable else "")
+
+
 def _print(preview: Preview) -> None:
     plan, trust = preview.plan, preview.trust
     container, guest, memory = plan.container, plan.guest, plan.guest.memory
@@ -117,6 +123,7 @@ def _print(preview: Preview) -> None:
         ),
         ("root", "read-only" if container.read_only else "writable"),
         ("tmpfs", ", ".join(f"{t.path} {format_size(t.size)}" for t in container.tmpfs)),
+        ("data", ", ".join(map(_bind, container.binds)) or "none"),
         ("capabilities", ", ".join(container.capabilities) or "none"),
         ("network", "none but loopback; the guest has no network card"),
         ("cpus", f"{container.limits.cpus:g} of {guest.vcpus} in the guest"),

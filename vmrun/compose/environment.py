@@ -21,7 +21,7 @@ def read_environment(fields: Mapping[str, Field], context: Context) -> tuple[tup
     itself. One without a value is passed on from vmrun's own environment, if it is set there."""
     values: dict[str, str] = {}
     if "env_file" in fields:
-        for item in fields["env_file"].one_or_more(64):
+        for item in fields["env_file"].one_or_more(16):
             values.update(_env_file(item, context))
     if "environment" in fields:
         for name, value, item in _pairs(fields["environment"], _MOST):

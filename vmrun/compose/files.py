@@ -57,7 +57,7 @@ def load_project(
     Raises :class:`UsageError` when there is none, when it cannot be read, and for everything that
     :func:`~vmrun.compose.parse.parse_project` refuses.
     """
-    chosen = _find() if path is None else path
+    chosen = _find(environment) if path is None else path
     files = HostFiles()
     data = files.read(chosen, MAX_BYTES)
     if data is None:
@@ -72,7 +72,12 @@ def load_project(
     )
 
 
-def _find() -> Path:
+def _find(environment: Mapping[str, str]) -> Path:
+    if environment.get("COMPOSE_FILE"):
+        raise UsageError(
+            f"COMPOSE_FILE is not used: {environment['COMPOSE_FILE'][:200]!r}",
+            hint="name the file with -f, or unset the variable",
+        )
     found = [name for name in NAMES if os.path.lexists(name)]
     if not found:
         raise UsageError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from vmrun.compose.model import Service
+from vmrun.model.errors import UsageError
 
 
 def levels(services: Iterable[Service]) -> tuple[tuple[str, ...], ...]:
@@ -36,10 +37,16 @@ def stop_order(services: Iterable[Service]) -> tuple[str, ...]:
 
 
 def closure(services: Iterable[Service], names: Iterable[str]) -> tuple[Service, ...]:
-    """The services of those names and all that they depend on, in the order of the file."""
+    """The services of those names and all that they depend on, in the order of the file. Raises
+    :class:`UsageError` for a name that is none."""
     known = {service.name: service for service in services}
     wanted: set[str] = set()
     todo = list(names)
+    for name in todo:
+        if name not in known:
+            raise UsageError(
+                f"there is no service {name[:80]!r}", hint=f"there are {', '.join(sorted(known))}"
+            )
     while todo:
         name = todo.pop()
         if name not in wanted:

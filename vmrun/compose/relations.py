@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from vmrun.compose.field import Field
 from vmrun.compose.model import Condition, Service
@@ -24,6 +25,7 @@ def check_relations(services: Mapping[str, Service], fields: Mapping[str, Field]
         )
     _names(services, fields)
     _ports(services, fields)
+    _directories(services, fields)
 
 
 def _dependencies(service: Service, services: Mapping[str, Service], field: Field) -> None:
@@ -87,15 +89,37 @@ def _ports(services: Mapping[str, Service], fields: Mapping[str, Field]) -> None
             holders = taken.setdefault(publish.host_port, [])
             for address, name in holders:
                 if address == publish.address or {address, publish.address} & _ANY:
+                    other = "stands there twice"
+                    if name != service.name:
+                        other = f"is published by {name!r} as well"
                     raise (
                         fields[service.name]
                         .named()["ports"]
                         .wrong(
-                            f"port {publish.host_port} of {publish.address} is published by "
-                            f"{name!r} as well"
-                            * (name != service.name)
-                            or f"port {publish.host_port} of {publish.address} stands there twice",
+                            f"port {publish.host_port} of {publish.address} {other}",
                             "choose another port of the host",
                         )
                     )
             holders.append((publish.address, service.name))
+
+
+def _directories(services: Mapping[str, Service], fields: Mapping[str, Field]) -> None:
+    """Each service has a copy of its own. What two of them copied back would be the last one's."""
+    taken: list[tuple[Path, str]] = []
+    for service in services.values():
+        for directory in service.directories:
+            if directory.read_only:
+                continue
+            for source, name in taken:
+                if source.is_relative_to(directory.source) or directory.source.is_relative_to(
+                    source
+                ):
+                    raise (
+                        fields[service.name]
+                        .named()["volumes"]
+                        .wrong(
+                            f"{directory.source} is copied back from {name!r} as well",
+                            "a directory of the host is copied, not shared: use a named volume, or :ro",
+                        )
+                    )
+            taken.append((directory.source, service.name))

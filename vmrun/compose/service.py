@@ -162,10 +162,13 @@ def _capabilities(field: Field) -> tuple[str, ...]:
 
 def _check_defaults(fields: Mapping[str, Field]) -> None:
     """Keys that may say what is so anyway, and nothing else."""
+    added = _capabilities(fields["cap_add"]) if "cap_add" in fields else ()
     for item in fields["cap_drop"].items(64) if "cap_drop" in fields else ():
         name = normalise_capability(item.word())
         if name != "CAP_ALL" and name not in CAPABILITIES:
             raise item.unusable("a capability, or ALL", "see capabilities(7)")
+        if name in added:
+            raise item.wrong(f"{name} is in cap_add as well", "remove one of them")
     for item in fields["security_opt"].items(64) if "security_opt" in fields else ():
         if item.word() not in _NO_NEW_PRIVILEGES:
             raise item.wrong(

@@ -35,6 +35,13 @@ class InputPump:
         self._thread.start()
 
     def _run(self) -> None:
+        try:
+            self._copy()
+        finally:
+            # Not stop()'s to close: a write that is under way may keep this thread for a while.
+            os.close(self._wake_read)
+
+    def _copy(self) -> None:
         poller = select.poll()
         poller.register(self._source, select.POLLIN)
         poller.register(self._wake_read, select.POLLIN)
@@ -67,8 +74,6 @@ class InputPump:
             os.close(self._wake_write)
             self._wake_write = -1
             self._thread.join(1.0)
-            if not self._thread.is_alive():
-                os.close(self._wake_read)
 
 
 class Sink:

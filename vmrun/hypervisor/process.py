@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from vmrun.model.errors import HypervisorError
@@ -77,33 +78,63 @@ def same_namespace(pid: int, kind: str) -> bool:
 
 def runs_guest(pid: int, uuid: str) -> bool:
     """Whether ``pid`` is a QEMU that was started for the guest with that uuid."""
+    return _is_guest(pid, uuid=uuid, domain="")
+
+
+def _is_guest(pid: int, *, uuid: str, domain: str) -> bool:
+    """By its uuid, or by the name of its domain (``-uuid UUID``, ``-name guest=NAME,…``)."""
     try:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
-    return uuid.encode() in arguments and b"qemu" in arguments[0]
+    if b"qemu" not in arguments[0] or not _is_qemu(pid):
+        return False
+    given = list(pairwise(arguments))
+    if uuid and (b"-uuid", uuid.encode()) in given:
+        return True
+    beginning = f"guest={domain},".encode()
+    return bool(domain) and any(
+        option == b"-name" and value.startswith(beginning) for option, value in given
+    )
+
+
+def _is_qemu(pid: int) -> bool:
+    """Whether a QEMU is executed there: anybody may give a process any arguments. The kernel shows
+    the executable to root and to the process's own user; others take its arguments' word."""
+    try:
+        return "qemu" in os.path.basename(os.readlink(f"/proc/{pid}/exe"))
+    except PermissionError:
+        return True
+    except OSError:
+        return False
 
 
 def find_guest_process(uuid: str) -> int | None:
     """The pid of the QEMU of that guest, whoever started it."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and runs_guest(int(entry.name), uuid):
-            return int(entry.name)
-    return None
+    return next(iter(find_guest_processes(uuid)), None)
 
 
-def kill_guest_process(pid: int, uuid: str, *, timeout: float = 5.0) -> bool:
-    """SIGKILL the QEMU of that guest; whether it is gone. A recycled pid is left alone."""
+def find_guest_processes(uuid: str, domain: str = "") -> tuple[int, ...]:
+    """The pids of all QEMUs that carry that uuid or, if given, that domain's name."""
+    pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return tuple(pid for pid in pids if _is_guest(pid, uuid=uuid, domain=domain))
+
+
+def kill_guest_process(pid: int, uuid: str, *, domain: str = "", timeout: float = 5.0) -> bool:
+    """SIGKILL the QEMU of that guest; whether it is gone. A recycled pid is left alone, and what we
+    may not kill stays."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
         return True
     try:
-        if not runs_guest(pid, uuid):
+        if not _is_guest(pid, uuid=uuid, domain=domain):
             return True
         signal.pidfd_send_signal(descriptor, signal.SIGKILL)
     except ProcessLookupError:
         return True
+    except PermissionError:
+        return False
     finally:
         os.close(descriptor)
     return wait_gone(pid, timeout)

@@ -22,11 +22,14 @@ _PATTERNS = ("machine/qemu-*-{name}.libvirt-qemu", "*/machine/qemu-*-{name}.libv
 
 
 def remove_remains(*, domain: str, uuid: str) -> tuple[Removed, ...]:
-    """Kill the guest's QEMU and remove its cgroups; says of each whether it is gone."""
+    """Kill the guest's QEMU and remove its cgroups; says of each whether it is gone.
+
+    ``uuid`` may be empty where only the domain's name is known.
+    """
     removed = []
-    pid = process.find_guest_process(uuid)
-    if pid is not None:
-        removed.append(Removed("process", f"qemu {pid}", process.kill_guest_process(pid, uuid)))
+    for pid in process.find_guest_processes(uuid, domain):
+        gone = process.kill_guest_process(pid, uuid, domain=domain)
+        removed.append(Removed("process", f"qemu {pid}", gone))
     cgroups = _cgroups_of(domain)
     if cgroups:
         removed.append(Removed("cgroup", domain, all(_remove(path) for path in cgroups)))
@@ -39,8 +42,7 @@ def remove_remains(*, domain: str, uuid: str) -> tuple[Removed, ...]:
 
 def remains(*, domain: str, uuid: str) -> tuple[str, ...]:
     """What of a guest is still on the host; empty after a clean teardown."""
-    pid = process.find_guest_process(uuid)
-    found = [] if pid is None else [f"process qemu {pid}"]
+    found = [f"process qemu {pid}" for pid in process.find_guest_processes(uuid, domain)]
     if _is_ours(memory_of(domain)):
         found.append(f"keys {memory_of(domain)}")
     return (*found, *(f"cgroup {path}" for path in _cgroups_of(domain)))

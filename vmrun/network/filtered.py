@@ -113,14 +113,16 @@ class FilteredJoint:
                 if not data:
                     break
             if self._filter.undecided:
-                raise Refused("it ended before it could be judged")
+                late = "did not go on" if watched.expired else "ended"
+                raise Refused(f"it {late} before it could be judged")
             self._connection.shutdown(socket.SHUT_WR)
         except Refused as refusal:
             self._refuse(refusal)
         except (OSError, VmrunError):
             if watched.expired and self._filter.undecided:
                 self._refused = "it did not go on before it could be judged"
-            self._abort()
+            self._reset(socket.SHUT_RD)
+            self._stream.close()
 
     def _down(self, watched: Watched) -> None:
         """Server to container."""
@@ -155,20 +157,24 @@ class FilteredJoint:
             # The other thread may be writing to a container that does not read.
             self._abort()
         else:
-            self._reset()
+            self._reset(socket.SHUT_RD)
 
     def _abort(self) -> None:
         """End both sides; wakes whoever reads or writes them."""
         self._reset()
         self._stream.close()
 
-    def _reset(self) -> None:
-        """End the server's side as a reset: it must not take what came so far for all of it."""
+    def _reset(self, how: int = socket.SHUT_RDWR) -> None:
+        """End the server's side as a reset: it must not take what came so far for all of it.
+
+        Where nobody is in send(2), SHUT_RD is enough to wake the other thread, and no FIN is sent
+        before the reset.
+        """
         with contextlib.suppress(OSError):
             self._connection.setsockopt(
                 socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
             )
-            self._connection.shutdown(socket.SHUT_RDWR)
+            self._connection.shutdown(how)
 
 
 def say(stream: GuestStream, data: bytes, watch: Watch) -> None:

@@ -24,6 +24,36 @@ _DISK_OVERHEAD = 32 * MIB
 _STEP = 8 * MIB
 
 
+_CONTAINER = {Flavour.MINIMAL: 8 * MIB, Flavour.DOCKER: 24 * MIB}
+"""What one more container costs in a guest that has others: its gate, its runtime's processes (with
+docker a shim), its SSH sessions."""
+
+
+def beside(flavour: Flavour, unpacked: int, blobs: Sequence[int]) -> int:
+    """The bytes that an image takes while it is unpacked, besides what it is unpacked to."""
+    return unpacked if flavour is Flavour.DOCKER else max(blobs, default=0)
+
+
+def plan_shared_memory(
+    guest: MemoryPlan,
+    *,
+    workload: int,
+    unpacked: int,
+    blobs: Sequence[int],
+    flavour: Flavour,
+    data: int = 0,
+) -> MemoryPlan:
+    """The sizes of a run in a guest that was planned for several: ``reserve`` is what its container
+    costs there besides."""
+    return MemoryPlan(
+        workload=workload,
+        image=unpacked + beside(flavour, unpacked, blobs) + data,
+        reserve=_CONTAINER[flavour],
+        guest=guest.guest,
+        host=guest.host,
+    )
+
+
 def plan_memory(
     *,
     workload: int,
@@ -41,8 +71,7 @@ def plan_memory(
     unpacks all of them before it installs the first. ``data`` is what is copied into the guest's
     memory besides; it counts as part of the image. ``disks`` are those that can be written to.
     """
-    beside = unpacked if flavour is Flavour.DOCKER else max(blobs, default=0)
-    image = unpacked + beside + data
+    image = unpacked + beside(flavour, unpacked, blobs) + data
     reserve = _GUEST_RESERVE[flavour] + (workload + image) // _PAGE_TABLES
     guest = -(-(workload + image + reserve) // _STEP) * _STEP
     return MemoryPlan(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import posixpath
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vmrun.image.command import DEFAULT_PATH, resolve_command
 from vmrun.image.user import User, resolve_user
@@ -28,7 +28,7 @@ from vmrun.model.storage import Disk
 from vmrun.model.workload import Workload
 from vmrun.planning.data import NOTHING_STORED, StorageFacts, plan_binds, plan_disks
 from vmrun.planning.kernel_arguments import kernel_arguments
-from vmrun.planning.memory import plan_memory
+from vmrun.planning.memory import plan_memory, plan_shared_memory
 from vmrun.planning.network import plan_network
 from vmrun.planning.storage import check_storage
 from vmrun.policy.egress import proxy_environment
@@ -44,6 +44,9 @@ LEASE = 60
 
 SSH_PORTS = 2
 """One connection runs the workload; one is free for a second look at the same guest."""
+
+TENANT_SSH_PORTS = 4
+"""Those of a tenant's guest, whose containers are spread over them."""
 
 _BOOT_DEADLINE = {Accelerator.KVM: 30.0, Accelerator.TCG: 180.0}
 _STICKY = 0o1777
@@ -74,32 +77,23 @@ def make_plan(
     identity: RunIdentity,
     stored: StorageFacts = NOTHING_STORED,
     network: NetworkPlan | None = None,
+    guest: GuestPlan | None = None,
 ) -> Plan:
     """Decide everything of a run; ``stored`` is what the host says of its data, ``network`` the
-    container's place on a network that it shares. Raises
+    container's place on a network that it shares, ``guest`` one that lives and that it is to share.
+    Raises
     :class:`UsageError`, :class:`Refused` or one of the image's errors (no such command, no such
     user) for what cannot be run."""
     _check_limits(workload, host)
+    if guest is not None:
+        _check_shared(workload)
     user, mapped = _user(workload, image, profile)
     wire = plan_network(workload, identity.run_id, network)
     container = _container(workload, image, profile, user, mapped, identity, wire)
-    disks = plan_disks(workload.storage, uuid=identity.uuid, directory=stored.directory)
-    memory = plan_memory(
-        workload=workload.limits.memory,
-        unpacked=image.tree.unpacked_bytes,
-        blobs=[layer.blob.size for layer in image.layers],
-        flavour=base.flavour,
-        accelerator=host.accelerator,
-        data=stored.copied + stored.secret,
-        disks=len(disks),
-    )
-    if memory.guest > host.memory:
-        raise Refused(
-            f"the guest needs {format_size(memory.guest)}, this host has "
-            f"{format_size(host.memory)} available",
-            hint="ask for less with --memory, or run fewer guests",
-        )
-    guest = plan_guest(base, host, memory, identity, cpus=workload.limits.cpus, disks=disks)
+    if guest is None:
+        guest = _own_guest(workload, image, base, host, identity, stored)
+    else:
+        guest = replace(guest, memory=_share(workload, image, base, stored, guest.memory))
     return Plan(
         run_id=identity.run_id,
         workload=workload,
@@ -112,6 +106,60 @@ def make_plan(
     )
 
 
+def _own_guest(
+    workload: Workload,
+    image: Image,
+    base: Base,
+    host: HostFacts,
+    identity: RunIdentity,
+    stored: StorageFacts,
+) -> GuestPlan:
+    disks = plan_disks(workload.storage, uuid=identity.uuid, directory=stored.directory)
+    memory = plan_memory(
+        workload=workload.limits.memory,
+        unpacked=image.tree.unpacked_bytes,
+        blobs=[layer.blob.size for layer in image.layers],
+        flavour=base.flavour,
+        accelerator=host.accelerator,
+        data=stored.copied + stored.secret,
+        disks=len(disks),
+    )
+    check_room(memory, host)
+    return plan_guest(base, host, memory, identity, cpus=workload.limits.cpus, disks=disks)
+
+
+def check_room(memory: MemoryPlan, host: HostFacts) -> None:
+    """Refuse a guest for which the host has no memory now."""
+    if memory.guest > host.memory:
+        raise Refused(
+            f"the guest needs {format_size(memory.guest)}, this host has "
+            f"{format_size(host.memory)} available",
+            hint="ask for less with --memory, or run fewer guests",
+        )
+
+
+def _share(
+    workload: Workload, image: Image, base: Base, stored: StorageFacts, guest: MemoryPlan
+) -> MemoryPlan:
+    return plan_shared_memory(
+        guest,
+        workload=workload.limits.memory,
+        unpacked=image.tree.unpacked_bytes,
+        blobs=[layer.blob.size for layer in image.layers],
+        flavour=base.flavour,
+        data=stored.copied + stored.secret,
+    )
+
+
+def _check_shared(workload: Workload) -> None:
+    """Disks are part of a guest from its creation, so there are none in one that lives."""
+    if workload.storage.volumes or workload.storage.scratch is not None:
+        raise UsageError(
+            "named volumes and scratch space are disks of a guest of the run's own",
+            hint="add --own-guest",
+        )
+
+
 def plan_guest(
     base: Base,
     host: HostFacts,
@@ -120,8 +168,9 @@ def plan_guest(
     *,
     cpus: float,
     disks: tuple[Disk, ...] = (),
+    ssh_ports: int = SSH_PORTS,
 ) -> GuestPlan:
-    """The guest for one run."""
+    """The guest for one run, or for those of a tenant."""
     qemu_uid, qemu_gid = _qemu_user(host, identity.slot)
     return GuestPlan(
         name=f"vmrun-{identity.run_id}",
@@ -131,7 +180,7 @@ def plan_guest(
         accelerator=host.accelerator,
         cpu_model="host-passthrough" if host.accelerator is Accelerator.KVM else "maximum",
         kernel_arguments=kernel_arguments(base.verity, lease=LEASE),
-        ssh_ports=SSH_PORTS,
+        ssh_ports=ssh_ports,
         lease=LEASE,
         boot_deadline=_BOOT_DEADLINE[host.accelerator],
         qemu_uid=qemu_uid,

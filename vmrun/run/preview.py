@@ -16,6 +16,7 @@ from vmrun.run.accelerator import host_facts
 from vmrun.run.health import must_be_healthy
 from vmrun.run.images import ImageOptions, find_briefly, verify
 from vmrun.run.state import StateDirectories
+from vmrun.run.storage import RunStorage
 
 _IDENTITY = RunIdentity(run_id="000000000000", uuid="00000000-0000-4000-8000-000000000000", slot=0)
 """Stands where a run would draw its own; two plans of the same input are equal."""
@@ -50,9 +51,17 @@ def preview(
         verified = verify(workload.image, found.digests, layers, directories, images)
         image = found.fetch()
         health = must_be_healthy(image, layers, directories, images)
+    notes = list(verified.notes)
+    storage = RunStorage(workload, directories.volumes, note=notes.append)
     plan = make_plan(
-        workload, image=image, base=base, host=host, profile=profile, identity=_IDENTITY
+        workload,
+        image=image,
+        base=base,
+        host=host,
+        profile=profile,
+        identity=_IDENTITY,
+        stored=storage.look(directories.guests / _IDENTITY.run_id),
     )
     sockets = Sockets.within(directories.guests / plan.run_id, ssh_ports=plan.guest.ssh_ports)
     xml = domain_xml(plan.guest, base, sockets, metadata=guest_metadata(plan))
-    return Preview(plan, xml, verified.trust, health, verified.notes)
+    return Preview(plan, xml, verified.trust, health, tuple(notes))

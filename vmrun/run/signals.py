@@ -25,6 +25,11 @@ class SignalGuard:
         """From here on signals raise nothing."""
         self._protected = True
 
+    @property
+    def received(self) -> bool:
+        """Whether a signal has come, also while they raise nothing."""
+        return bool(self._received)
+
     def check(self) -> None:
         """Raise :class:`Interrupted` if a signal came while work goes on.
 

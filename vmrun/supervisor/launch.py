@@ -39,7 +39,8 @@ class OwnRun:
 @dataclass(frozen=True, slots=True)
 class Launch:
     """What a supervisor is told on its stdin. ``own`` is the run that the guest lives for; a
-    tenant's guest has none. ``lock`` and ``report`` are descriptors."""
+    tenant's guest has none. ``lock`` and ``report`` are descriptors, ``attempt`` counts the guests
+    that the run has had in short order."""
 
     order: GuestOrder
     own: OwnRun | None
@@ -47,6 +48,7 @@ class Launch:
     guest: str
     lock: int
     report: int
+    attempt: int = 0
 
 
 def launch(
@@ -70,13 +72,15 @@ def launch(
     try:
         with log.open("ab") as errors:
             process = subprocess.Popen(
-                [sys.executable, "-m", "vmrun.supervisor"],
+                supervisor_command(),
                 stdin=subprocess.PIPE,
                 stdout=errors,
                 stderr=errors,
                 pass_fds=(directory.lock, writing),
                 start_new_session=True,
                 cwd="/",
+                # Many small allocations in some twenty threads: one arena is enough for them.
+                env={**os.environ, "MALLOC_ARENA_MAX": "1"},
             )
     except OSError as error:
         os.close(reading)
@@ -99,6 +103,11 @@ def launch(
                 "the supervisor ended at once", hint=f"see {log}", details=_tail(log)
             ) from None
     return process.pid
+
+
+def supervisor_command() -> list[str]:
+    """How a supervisor is executed."""
+    return [sys.executable, "-m", "vmrun.supervisor"]
 
 
 def without_tree(plan: Plan) -> Plan:
@@ -133,7 +142,8 @@ class StartReport:
     """The supervisor's end of it."""
 
     def __init__(self, descriptor: int) -> None:
-        self._descriptor: int | None = descriptor
+        """A negative ``descriptor``: nobody listens."""
+        self._descriptor = descriptor if descriptor >= 0 else None
 
     def phase(self, name: str) -> None:
         """Say what goes on; :class:`Interrupted` when the command that started us has died."""

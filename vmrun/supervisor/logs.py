@@ -9,10 +9,12 @@ workload blocks in its own write(2) until there is room again.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -150,58 +152,92 @@ def log_files(folder: Path) -> list[Path]:
 
 def read_log(folder: Path) -> Iterator[LogLine]:
     """All that is there, the oldest line first."""
-    for path in log_files(folder):
-        with path.open("rb") as file:
-            yield from (line for line in map(parse_line, file) if line is not None)
+    with ExitStack() as stack:
+        # All are opened before any is read: a file that is put aside meanwhile keeps its lines.
+        files = [stack.enter_context(file) for file in _open_all(folder)]
+        sizes = [os.fstat(file.fileno()).st_size for file in files]
+        for file, size in zip(files, sizes, strict=True):
+            yield from _lines_of_file(file, size)
 
 
 def follow_log(
     folder: Path, ended: Callable[[], bool], pause: Callable[[], None]
 ) -> Iterator[LogLine]:
     """All that is there and all that comes, until ``ended`` and everything was read."""
-    file = None
+    file: BinaryIO | None = None
     rest = b""
-    inode = 0
-    for path in log_files(folder)[:-1]:
-        with path.open("rb") as older:
-            yield from (line for line in map(parse_line, older) if line is not None)
-    while True:
-        over = ended()
-        if file is None:
-            try:
-                file = (folder / _FILE).open("rb")
-                inode = os.fstat(file.fileno()).st_ino
-            except FileNotFoundError:
-                if over:
-                    return
-                pause()
+    try:
+        while True:
+            # Asked before the last look: what was written before the end is read.
+            over = ended()
+            if file is None:
+                file = _after(folder, None)
+            data = file.read(_CHUNK) if file is not None else b""
+            if data:
+                whole, newline, rest = (rest + data).rpartition(b"\n")
+                yield from _lines_of(whole + newline)
                 continue
-        data = file.read(_CHUNK)
-        if data:
-            whole, newline, rest = (rest + data).rpartition(b"\n")
-            yield from _lines_of(whole + newline)
-            continue
-        if _put_aside(folder / _FILE, inode):
-            yield from _lines_of(rest + file.read())
+            following = None if file is None else _after(folder, file)
+            if file is not None and following is not None:
+                # Nothing more is written to a file that has one after it.
+                yield from _lines_of(rest + file.read())
+                file.close()
+                file, rest = following, b""
+                continue
+            if over:
+                return
+            pause()
+    finally:
+        if file is not None:
             file.close()
-            file, rest = None, b""
-            continue
-        if over:
+
+
+def _after(folder: Path, file: BinaryIO | None) -> BinaryIO | None:
+    """The file that follows ``file``, or the oldest, opened; None when there is none. Files are
+    known by their inodes: while one is read it may be put aside, more than once."""
+    files = _open_all(folder)
+    inodes = [os.fstat(one.fileno()).st_ino for one in files]
+    here = None if file is None else os.fstat(file.fileno()).st_ino
+    # One that is not there any more was the oldest, and gave way.
+    number = inodes.index(here) + 1 if here in inodes else 0
+    for other in (*files[:number], *files[number + 1 :]):
+        other.close()
+    return files[number] if number < len(files) else None
+
+
+def _open_all(folder: Path) -> list[BinaryIO]:
+    """Every file of the log, the oldest first, as they were at one moment."""
+    while True:
+        found: list[BinaryIO] = []
+        with contextlib.suppress(FileNotFoundError):
+            for path in log_files(folder):
+                found.append(path.open("rb"))
+            if [_inode(path) for path in log_files(folder)] == [
+                os.fstat(file.fileno()).st_ino for file in found
+            ]:
+                return found
+        for file in found:
             file.close()
-            return
-        pause()
+
+
+def _inode(path: Path) -> int:
+    return path.stat().st_ino
 
 
 def _lines_of(data: bytes) -> Iterator[LogLine]:
-    found = (parse_line(line) for line in data.splitlines(keepends=True) if line.endswith(b"\n"))
+    # Not splitlines: what was written may hold carriage returns.
+    found = (parse_line(line + b"\n") for line in data.split(b"\n")[:-1])
     yield from (line for line in found if line is not None)
 
 
-def _put_aside(path: Path, inode: int) -> bool:
-    try:
-        return path.stat().st_ino != inode
-    except FileNotFoundError:
-        return False
+def _lines_of_file(file: BinaryIO, size: int) -> Iterator[LogLine]:
+    """The lines in the first ``size`` bytes."""
+    left = size
+    while left > 0 and (raw := file.readline(left)):
+        left -= len(raw)
+        line = parse_line(raw)
+        if line is not None:
+            yield line
 
 
 def parse_line(raw: bytes) -> LogLine | None:

@@ -22,6 +22,8 @@ class Services:
     def __init__(self, live: LiveGuest, around: Surroundings, runs: Runs, *, own: bool) -> None:
         self.live = live
         self.over = threading.Event()
+        self.stopping = False
+        """Whether the guest was asked to end."""
         self._around = around
         self._runs = runs
         self._own = own
@@ -74,6 +76,7 @@ class Services:
 
     def end(self) -> None:
         """Let the guest end."""
+        self.stopping = True
         self.over.set()
 
     def stop_all(self) -> None:
@@ -90,6 +93,7 @@ class Services:
     def _ended(self, service: Service) -> None:
         if self._own:
             self.last = service.record
+            self.stopping = service.controls.asked_to_stop.is_set()
             self.over.set()
             return
         with self._lock:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -18,6 +21,7 @@ from vmrun.run.signals import SignalGuard, signal_guard
 from vmrun.run.state import GuestDirectory, inherited
 from vmrun.run.storage import RunStorage
 from vmrun.run.teardown import Teardown, remove_guest
+from vmrun.supervisor.again import delay_after, start_over
 from vmrun.supervisor.answers import Answers
 from vmrun.supervisor.launch import Launch, StartReport
 from vmrun.supervisor.live import LiveGuest, bring_up
@@ -96,7 +100,6 @@ def supervise(told: Launch) -> int:
     report = StartReport(told.report)
     clock = PhaseClock(report.phase)
     teardown = Teardown()
-    teardown.add("guest directory", lambda: remove_guest(directory))
     runs = Runs(told.directories.runs)
     journal = Journal(told.directories.journal)
     own = told.own
@@ -119,6 +122,7 @@ def supervise(told: Launch) -> int:
                 _start(own.plan, fate.record or own.record, services, clock, assertions)
             report.started()
             fate.started = True
+            _let_go_of_memory()
             _keep(live, services, guard)
         except VmrunError as error:
             guard.protect()
@@ -129,11 +133,48 @@ def supervise(told: Launch) -> int:
                 services.stop_all()
                 fate.record = services.last or fate.record
             with clock.phase("teardown"):
-                receipt = Receipt(teardown.run())
+                removed = teardown.run()
+                _maybe_start_over(told, directory, journal, fate, guard)
+                receipt = Receipt((*removed, *remove_guest(directory)))
     _write_down(told, runs, journal, fate, receipt, clock)
     if fate.error is not None and not fate.started:
         report.failed(fate.error)
     return 0 if receipt.clean else 1
+
+
+def _maybe_start_over(
+    told: Launch, directory: GuestDirectory, journal: Journal, fate: _Fate, guard: SignalGuard
+) -> None:
+    """Start over when the guest has died and the run is to be kept running. Returns when not."""
+    record = fate.record
+    delay = delay_after(told, record, fate.error) if record is not None else None
+    if record is None or delay is None or not (fate.started or told.attempt):
+        return
+    with contextlib.suppress(VmrunError):
+        journal.append(
+            "run.restart",
+            {
+                "run": record.run_id,
+                "name": record.name,
+                "tenant": record.tenant,
+                "error": fate.error.message.partition(":")[0] if fate.error else "",
+                "delay": f"{delay:g}",
+                "guest": "anew",
+            },
+        )
+    wanted_until = time.monotonic() + delay
+    while not guard.received and time.monotonic() < wanted_until:
+        time.sleep(0.05)
+    if not guard.received:
+        start_over(told, directory, record)
+
+
+def _let_go_of_memory() -> None:
+    """From here on little happens for a long time: give back what only the start has needed
+    (malloc_trim(3))."""
+    gc.collect()
+    gc.freeze()
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 def _start(
@@ -155,10 +196,16 @@ def _keep(live: LiveGuest, services: Services, guard: SignalGuard) -> None:
     while not services.over.wait(_TICK):
         guard.check()
         services.flush()
-        if live.lost.is_set():
-            raise GuestError("the guest did not answer for a whole lease; it was destroyed")
-        if not live.provisioned.guest.alive():
-            raise GuestError("the guest ended by itself", details=live.console_tail())
+        _must_live(live)
+    if not services.stopping:
+        _must_live(live)
+
+
+def _must_live(live: LiveGuest) -> None:
+    if live.lost.is_set():
+        raise GuestError("the guest did not answer for a whole lease; it was destroyed")
+    if not live.provisioned.guest.alive():
+        raise GuestError("the guest ended by itself", details=live.console_tail())
 
 
 def _connection(fate: _Fate) -> SshConnection:
@@ -194,7 +241,7 @@ def _write_down(
         )
         return
     error = fate.error
-    if error is not None and not isinstance(error, Interrupted) and not record.error:
+    if error is not None and not isinstance(error, Interrupted):
         record = replace(
             record,
             state=RunState.DEAD,

@@ -1,0 +1,140 @@
+"""Telling runs what to do: ``stop``, ``kill``, ``pause``, ``unpause`` and ``wait``."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from vmrun.cli.run_words import exit_status
+from vmrun.cli.runs import Book, Json, SomeRuns, each, open_book
+from vmrun.model.errors import StateError, UsageError
+from vmrun.model.run_record import RunRecord
+from vmrun.model.signals import signal_number
+from vmrun.supervisor.client import ask, dial
+
+LONGEST_STOP = 3600
+_MARGIN = 90.0
+"""Seconds that a stop may take beyond its grace: SIGKILL, and the answer."""
+_AGAIN = 0.2
+
+
+def stop_command(
+    runs: SomeRuns,
+    grace: Annotated[
+        int | None,
+        typer.Option(
+            "--time",
+            "-t",
+            help="Seconds until it is killed; default: its --stop-timeout.",
+            show_default=False,
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Ask runs to end, kill those that do not, and wait until their guests are gone."""
+    if grace is not None and not 0 <= grace <= LONGEST_STOP:
+        raise UsageError(f"--time {grace} is not possible", hint=f"0 to {LONGEST_STOP} seconds")
+    book = open_book()
+    each(runs, lambda selector: _stop(book, selector, grace), json=json)
+
+
+def _stop(book: Book, selector: str, grace: int | None) -> dict[str, Any]:
+    record = book.find(selector)
+    if book.seen(record).kept_until or not book.seen(record).lives:
+        return _stopped(book, record)
+    try:
+        patience = LONGEST_STOP if grace is None else grace
+        book.ask(record, "stop", timeout=patience + _MARGIN, grace=grace)
+    except StateError:
+        # It may have ended by itself, with its guest, before it could answer.
+        now = book.runs.read(record.run_id)
+        if now is not None and book.seen(record).lives and not now.ended:
+            raise
+    book.settle_down(record)
+    return _stopped(book, record)
+
+
+def _stopped(book: Book, record: RunRecord) -> dict[str, Any]:
+    last = book.runs.read(record.run_id) or record
+    return {"run_id": record.run_id, "name": record.name, "exit_status": last.exit_status}
+
+
+def kill_command(
+    runs: SomeRuns,
+    signal: Annotated[
+        str, typer.Option("--signal", "-s", help="Its name or number.", show_default=True)
+    ] = "KILL",
+    json: Json = False,
+) -> None:
+    """Send runs a signal."""
+    number = signal_number(signal)
+    book = open_book()
+    _tell(book, runs, "signal", json=json, signal=number)
+
+
+def pause_command(runs: SomeRuns, json: Json = False) -> None:
+    """Stop runs where they are: their guests' processors do not run any more."""
+    _tell(open_book(), runs, "pause", json=json)
+
+
+def unpause_command(runs: SomeRuns, json: Json = False) -> None:
+    """Let paused runs go on."""
+    _tell(open_book(), runs, "unpause", json=json)
+
+
+def _tell(book: Book, selectors: list[str], op: str, *, json: bool, **fields: Any) -> None:
+    def act(selector: str) -> dict[str, Any]:
+        record = book.must_run(selector)
+        book.ask(record, op, **fields)
+        return {"run_id": record.run_id, "name": record.name}
+
+    each(selectors, act, json=json)
+
+
+def wait_command(runs: SomeRuns, json: Json = False) -> None:
+    """Wait until runs have ended, and print their exit statuses."""
+    book = open_book()
+
+    def act(selector: str) -> dict[str, Any]:
+        record = book.find(selector)
+        status = wait_for(book, record)
+        return {"run_id": record.run_id, "name": record.name, "exit_status": status}
+
+    each(runs, act, json=json, line=lambda _, fields: str(fields["exit_status"]))
+
+
+def wait_for(book: Book, record: RunRecord) -> int:
+    """The exit status of a run, once it has ended; however long that takes."""
+    while True:
+        now = book.runs.read(record.run_id)
+        if now is None:
+            raise StateError(
+                f"run {record.name!r} has ended, and its record is gone",
+                hint="leave --rm out, and remove it when its status was read",
+            )
+        seen = book.seen(now)
+        if not seen.lives:
+            return exit_status(seen)
+        if seen.kept_until:
+            raise StateError(
+                f"run {record.name!r} has failed; its guest is only kept",
+                hint=f"vmrun rm {record.name}",
+            )
+        try:
+            line = dial(book.guest(record))
+        except StateError:
+            # Not up yet, or just ended: then its record says so in a moment.
+            time.sleep(_AGAIN)
+            continue
+        try:
+            status = ask(line, "wait", timeout=None, run=record.run_id).get("status")
+        except StateError:
+            time.sleep(_AGAIN)
+            continue
+        finally:
+            line.close()
+        if type(status) is not int:
+            raise StateError(f"run {record.name!r} has ended with no status")
+        return status
