@@ -93,6 +93,8 @@ e2e: base ## Run the tests in real guests
 bench: base ## Measure the figures that vmrun is held to, and print them
 	$(say) 'bench: start-up, whole runs and memory on this host'
 	@$(BIN)/python -m tests.benchmarks.figures
+	$(say) 'bench: many guests at once'
+	@$(BIN)/python -m tests.benchmarks.density
 	$(say) 'bench: verifying a signed image, beside sha256sum'
 	@$(BIN)/python -m tests.benchmarks.verification
 	$(say) 'bench: pushing and pulling'

@@ -63,6 +63,9 @@ class LocalProcess:
             raise DeadlineExceeded("late") from None
 
     def close(self) -> None:
+        # One that is ending by itself keeps its exit status.
+        with suppress(subprocess.TimeoutExpired):
+            self.popen.wait(0.1)
         self.popen.kill()
         self.popen.wait(10)
 

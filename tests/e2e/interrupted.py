@@ -12,7 +12,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tests.conftest import REPOSITORY
@@ -26,6 +26,7 @@ class TerminalRun:
 
     command: Sequence[str]
     stdin: int = subprocess.DEVNULL
+    environment: Mapping[str, str] | None = None
     process: subprocess.Popen[bytes] = field(init=False)
     seen: bytes = b""
     _terminal: int = -1
@@ -39,6 +40,7 @@ class TerminalRun:
             stderr=slave,
             start_new_session=True,
             cwd=REPOSITORY,
+            env=self.environment,
         )
         os.close(slave)
 

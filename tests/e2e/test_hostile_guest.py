@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import subprocess
 import threading
 import time
@@ -82,6 +83,41 @@ def test_output_without_end_and_a_reader_that_has_stopped(
     take(out, 16 * MIB, 120)
     flooding.stdout.close()
     assert flooding.wait(60) == 128 + 13
+
+
+def qemu_below(directory: str) -> int:
+    """The process of the one guest whose files are there."""
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit():
+                command = (entry / "cmdline").read_bytes()
+                if b"qemu-system" in command and os.fsencode(directory) in command:
+                    return int(entry.name)
+    raise AssertionError("no guest runs")
+
+
+def test_a_guest_that_stands_still(vmrun_program: list[str], busybox: str) -> None:
+    """Nothing answers any more, neither the workload nor sshd: the deadline still ends the run,
+    and nothing of it stays."""
+    already = leftovers()
+    process = subprocess.Popen(
+        [
+            *[*vmrun_program, "run", "-q", "--timeout", "10", busybox],
+            *["--", "sh", "-c", "echo ready; sleep 1000"],
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=REPOSITORY,
+    )
+    assert process.stdout is not None
+    take(process.stdout.fileno(), 6, 150)
+    os.kill(qemu_below(os.environ["VMRUN_STATE_DIR"]), signal.SIGSTOP)
+    start = time.monotonic()
+    _, said = process.communicate(timeout=200)
+    print(f"ended {time.monotonic() - start:.0f} s after its guest stood still: {said.decode()}")
+    assert process.returncode == 124
+    assert leftovers() == already
 
 
 # What root inside says on the ports that are the init's and sshd's.

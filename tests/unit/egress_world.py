@@ -172,6 +172,14 @@ class Web(ThreadingHTTPServer):
         self.port = int(self.server_address[1])
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
+    def fresh(self) -> Web:
+        """It has forgotten all."""
+        self.asked.clear()
+        self.heads.clear()
+        self.bodies.clear()
+        self.redirect = ""
+        return self
+
     def handle_error(self, request: object, client_address: object) -> None:
         """Connections that are cut are what is tested."""
 

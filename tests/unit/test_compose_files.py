@@ -66,7 +66,7 @@ def test_another_program_s_variable_is_not_silently_ignored(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("compose.yaml").write_text("name: a\nservices: {web: {image: r.example.com/a}}\n")
-    with pytest.raises(UsageError, match="COMPOSE_FILE is not used: 'a.yaml:b.yaml'"):
+    with pytest.raises(UsageError, match="COMPOSE_FILE is not used"):
         load(COMPOSE_FILE="a.yaml:b.yaml")
     assert load(Path("compose.yaml"), COMPOSE_FILE="a.yaml").name == "a"
 

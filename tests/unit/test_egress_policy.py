@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -201,3 +202,11 @@ def test_programs_are_told_of_the_proxies() -> None:
     assert variables["ALL_PROXY"] == "socks5h://10.88.0.1:1080"
     assert variables["no_proxy"] == "localhost,127.0.0.1,::1,db,cache"
     assert dict(proxy_environment("10.88.0.1"))["NO_PROXY"] == "localhost,127.0.0.1,::1"
+
+
+def test_the_reference_lists_every_denied_range() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs/reference/network.md"
+    rows = [
+        tuple(row[2:-2].split(" | ")) for row in page.read_text().splitlines() if row[:2] == "| "
+    ]
+    assert set(denied_ranges()) <= set(rows)

@@ -188,7 +188,8 @@ def test_any_messages_before_a_key(packets: list[bytes], proposed: bool) -> None
 
 class Relay:
     """Between the client and a guest; after ``limit`` bytes to the client it stops or hangs up,
-    and it changes a bit of the byte at :attr:`corrupt`. :attr:`deaf` stops what the client sends."""
+    and it changes a bit of the byte at :attr:`corrupt`. :attr:`deaf` stops what the client
+    sends."""
 
     def __init__(
         self,
@@ -289,14 +290,13 @@ def test_a_server_that_stops_at_any_message(
 
 @pytest.mark.parametrize("part", [0.02, 0.2, 0.4, 0.6, 0.8, 0.95])
 def test_a_changed_bit_before_the_keys_are_agreed(whole: int, part: float, monkeypatch) -> None:
-    """Nothing that was said in the clear can be changed by whoever stands between."""
+    """It is harmless, as in padding, or the connection's end within its time."""
     monkeypatch.setattr(ssh, "_AUTH_TIMEOUT", 0.4)
     through = Relay(Guest, corrupt=int(whole * part))
     with takes_at_most(4), contextlib.suppress(ChannelError):
         connection = SshConnection.open(
             through.client, client_key=CLIENT, host_key=HOST.public_line, timeout=0.4
         )
-        # A bit of the padding of a packet in the clear says nothing.
         connection.close()
     through.close()
 
@@ -469,6 +469,30 @@ def test_a_guest_that_opens_no_channel(relay) -> None:
 
 
 @pytest.mark.usefixtures("short")
+def test_a_guest_that_has_stopped_is_noticed_by_all_who_wait(relay) -> None:
+    """One asks for a new command, another waits for the end of an older one: with nothing but the
+    first one's deadline both would not come back."""
+    through, connection = relay(Guest)
+    process = connection.execute("sleep")
+    ended: list[VmrunError] = []
+
+    def wait() -> None:
+        try:
+            process.wait()
+        except VmrunError as error:
+            ended.append(error)
+
+    waiter = threading.Thread(target=wait, daemon=True)
+    waiter.start()
+    through.deaf.set()
+    with takes_at_most(3):
+        with pytest.raises(ChannelError):
+            connection.execute("exit 0")
+        waiter.join(2)
+    assert [type(error) for error in ended] == [ChannelError]
+
+
+@pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("how", ["close", "kill"])
 def test_a_guest_that_grants_everything_and_reads_nothing(relay, how: str) -> None:
     """A writer is stuck in the kernel, with paramiko's lock in its hand. Closing its process,
@@ -547,7 +571,7 @@ def test_new_keys_in_the_middle(relay, monkeypatch: pytest.MonkeyPatch) -> None:
     assert bytes(back) == data
     assert process.wait(10) == 0
     assert connection._transport.session_id == session
-    assert connection._transport.H != session, "there were no new keys"
+    assert session != connection._transport.H, "there were no new keys"
 
 
 @pytest.mark.usefixtures("short")

@@ -11,11 +11,14 @@ import resource
 import signal
 import stat
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.unit.test_state import in_child
 from vmrun.journal import files
@@ -303,6 +306,41 @@ def test_half_a_line_at_the_end_of_a_segment_stays_in_the_chain(journal: Journal
         journal.verify()
     aside.write_bytes(text)
     assert journal.verify().seq == entry.seq
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("append"), st.integers(0, 900)),
+        st.tuples(st.just("half"), st.integers(1, 200)),
+        st.tuples(st.just("noise"), st.integers(1, 200)),
+    ),
+    max_size=25,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(STEPS)
+def test_any_mixture_of_appends_and_crashes(steps: list[tuple[str, int]]) -> None:
+    """``half``: the last append was cut short by so many bytes; ``noise``: a crash left bytes."""
+    with tempfile.TemporaryDirectory() as directory:
+        journal = Journal(Path(directory) / "journal", segment=1200)
+        kept = journal.verify()
+        for step, size in steps:
+            if step == "append":
+                kept = journal.verify()
+                journal.append("x", {"text": "t" * size})
+            elif step == "half" and journal.path.exists():
+                whole = journal.path.read_bytes()
+                last = whole.rstrip(b"\n").rpartition(b"\n")[0]
+                journal.path.write_bytes(whole[: max(len(last) + 1, len(whole) - size)])
+            elif step == "noise" and journal.path.exists():
+                with journal.path.open("ab") as file:
+                    file.write(b"#" * size)
+            head = journal.verify(kept)
+            assert head.seq >= kept.seq
+        entry = journal.append("end", {})
+        assert journal.verify(kept).seq == entry.seq
+        assert [e.seq for e in journal.entries()] == list(range(1, entry.seq + 1))
 
 
 def test_killed_writers_break_nothing(journal: Journal) -> None:

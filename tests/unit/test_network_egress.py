@@ -26,13 +26,14 @@ from tests.unit.test_network_names import address, query
 from tests.unit.test_network_sniff import client_hello
 from vmrun.model.errors import StateError
 from vmrun.network.decisions import DENY, MAX_KINDS, Decision, Decisions
-from vmrun.network.dialer import connect_to, is_own
+from vmrun.network.dialer import by_turns, connect_to, is_own
 from vmrun.network.filtered import FilteredJoint
 from vmrun.network.frames import Endpoint
 from vmrun.network.sniff import Inspector
 from vmrun.network.watch import Watch
 
 HOST = "db.example.com"
+OTHER_ADDRESS = "151.101.1.1"
 
 
 def echo(client: socket.socket) -> None:
@@ -171,7 +172,7 @@ def test_connections_of_a_container_are_limited() -> None:
 
 def test_a_megabyte_each_way_with_half_close() -> None:
     """The server answers only once the container has ended its side."""
-    data = os.urandom(8 << 20)
+    data = b"\0" + os.urandom(8 << 20)
 
     def serve(client: socket.socket) -> None:
         client.sendall(hashlib.sha256(receive_all(client)).digest() + data)
@@ -212,7 +213,7 @@ def test_who_does_not_read_stops_who_writes() -> None:
 
     def serve(client: socket.socket) -> None:
         nonlocal sent
-        client.settimeout(0.5)
+        client.settimeout(0.2)
         try:
             while sent < 256 << 20:
                 sent += client.send(bytes(65536))
@@ -223,7 +224,7 @@ def test_who_does_not_read_stops_who_writes() -> None:
     with tcp_server(serve) as port:
         world.servers[PUBLIC, 9] = port
         with world.open(synthetic(world, HOST), 9):
-            time.sleep(1.5)
+            time.sleep(0.6)
     assert 0 < sent < 32 << 20
     world.close()
 
@@ -246,11 +247,11 @@ def joined(
 def test_a_connection_that_stands_still_ends() -> None:
     watch, refusals = Watch(), list[str]()
     with tcp_server(echo) as port:
-        client, thread = joined(port, watch, refusals, idle=1.0)
+        client, thread = joined(port, watch, refusals, idle=0.6)
         for _ in range(4):
             client.sendall(b"\0ping")
             assert client.recv(10) == b"\0ping"
-            time.sleep(0.4)
+            time.sleep(0.2)
         assert receive_all(client) == b""
         thread.join(5)
     assert not thread.is_alive()
@@ -261,7 +262,7 @@ def test_a_connection_that_stands_still_ends() -> None:
 def test_a_hello_that_does_not_go_on_ends() -> None:
     watch, refusals = Watch(), list[str]()
     with tcp_server(echo) as port:
-        client, thread = joined(port, watch, refusals, undecided=1.0)
+        client, thread = joined(port, watch, refusals, undecided=0.5)
         hello = client_hello(HOST)
         start = time.monotonic()
         with contextlib.suppress(OSError):
@@ -318,6 +319,20 @@ def test_a_public_address_of_this_host_is_denied(monkeypatch: pytest.MonkeyPatch
             assert receive_all(client) == b""
     assert world.denied() == ["this host", "this host"]
     assert world.connected == []
+    world.close()
+
+
+def test_a_family_that_leads_nowhere_costs_little() -> None:
+    found = ["2606::1", "2606::2", "2606::3", PUBLIC]
+    assert by_turns(found) == ["2606::1", PUBLIC, "2606::2", "2606::3"]
+    assert by_turns([PUBLIC, "1.1.1.1"]) == [PUBLIC, "1.1.1.1"]
+    world = World(f"{HOST}:9", hosts={HOST: found})
+    with tcp_server(echo) as port:
+        world.servers[PUBLIC, 9] = port
+        with world.open(synthetic(world, HOST), 9) as client:
+            client.sendall(b"\0x")
+            assert client.recv(9) == b"\0x"
+    assert world.connected == [("2606::1", 9), (PUBLIC, 9)]
     world.close()
 
 
@@ -462,3 +477,53 @@ def test_refusals_are_no_errors_of_the_product() -> None:
             assert receive_all(client).startswith(b"\x15\x03")
     world.close()
     assert world.denied() == ["the TLS server name is another one"]
+
+
+def test_nothing_is_left_of_connections() -> None:
+    """Whatever they were, and however they ended: no thread, no descriptor, no place."""
+    world = World(f"{HOST}:9,443", hosts={HOST: [PUBLIC]})
+    hello = client_hello(HOST)
+    with tcp_server(echo) as port:
+        world.servers.update({(PUBLIC, 9): port, (PUBLIC, 443): port})
+        there = synthetic(world, HOST)
+
+        def some() -> None:
+            for address_, number, data in (
+                (there, 9, b"\0data"),
+                (there, 443, hello),
+                (there, 443, hello[:50]),
+                (there, 22, b"x"),
+                (OTHER_ADDRESS, 443, hello),
+                (GATEWAY, 3128, f"CONNECT {HOST}:443 HTTP/1.0\r\n\r\n".encode()),
+                (GATEWAY, 3128, b"GET"),
+                (
+                    GATEWAY,
+                    3128,
+                    f"GET http://{HOST}:9/ HTTP/1.1\r\nHost: {HOST}:9\r\n\r\n".encode(),
+                ),
+                (GATEWAY, 1080, b"\x05\x01\0"),
+                (GATEWAY, 53, b"\0\x0c"),
+            ):
+                for pause in (0.0, 0.02):
+                    with world.open(address_, number) as client, contextlib.suppress(OSError):
+                        client.sendall(data)
+                        time.sleep(pause)
+
+        def settled(threads: int, descriptors: int) -> bool:
+            return threading.active_count() <= threads and open_descriptors() <= descriptors
+
+        some()
+        time.sleep(1)
+        threads, descriptors = threading.active_count(), open_descriptors()
+        for _ in range(5):
+            some()
+        deadline = time.monotonic() + 8
+        while not settled(threads, descriptors) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert settled(threads, descriptors)
+        assert not world.egress._open
+    world.close()
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ssl
 import subprocess
@@ -9,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.unit.egress_world import (
     GATEWAY,
@@ -20,7 +23,7 @@ from tests.unit.egress_world import (
     tls_context,
 )
 from vmrun.model.errors import Refused
-from vmrun.network.http_message import parse_head
+from vmrun.network.http_message import Body, parse_head
 from vmrun.network.proxy_http import OneRequest, forwarded
 
 HOST = "www.example.com"
@@ -270,3 +273,27 @@ def test_an_answer_is_one_of_http(answer: bytes) -> None:
     head = parse_head(b"GET http://a.example.com/ HTTP/1.1\r\nHost: a.example.com\r\n\r\n")
     with pytest.raises(Refused):
         OneRequest(head, b"").reply(answer)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_head_or_refused(data: bytes) -> None:
+    with contextlib.suppress(Refused):
+        head = parse_head(b"GET / HTTP/1.1\r\n" + data + b"\r\n\r\n")
+        assert all(name and "\n" not in value for name, value in head.fields)
+        # What is read is what a server that splits at every CRLF reads.
+        assert len(head.fields) == data.count(b"\r\n") + 1
+
+
+@given(
+    st.lists(st.binary(min_size=1, max_size=40), max_size=6),
+    st.integers(1, 30),
+    st.binary(max_size=9),
+)
+def test_a_chunked_body_ends_where_it_ends(chunks: list[bytes], size: int, after: bytes) -> None:
+    encoded = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
+    body = Body(parse_head(b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"))
+    data, taken = encoded + after, 0
+    for at in range(0, len(data), size):
+        taken += body.feed(data[at : at + size])
+    assert body.done
+    assert taken == len(encoded)

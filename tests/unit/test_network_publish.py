@@ -79,6 +79,11 @@ def client_of(publisher: Publisher) -> socket.socket:
     return socket.create_connection((publisher.address, publisher.port), timeout=10)
 
 
+def read_from(publisher: Publisher) -> bytes:
+    """A reset may come while connecting, too."""
+    return client_of(publisher).recv(10)
+
+
 def wait_for(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 5
     while not condition():
@@ -156,9 +161,8 @@ def test_a_reset_is_passed_on(service: Service, publisher: Publisher, side: str)
 
 def test_a_container_that_refuses_resets_the_client(service: Service, publisher: Publisher) -> None:
     service.listener.close()
-    client = client_of(publisher)
     with pytest.raises(ConnectionResetError):
-        client.recv(10)
+        read_from(publisher)
 
 
 def test_a_port_in_use_is_named(publisher: Publisher, service: Service) -> None:
@@ -245,7 +249,7 @@ def test_what_a_closed_wire_refuses_the_client_sees_as_a_reset(service: Service)
 
     publisher = Publisher(Publish("127.0.0.1", 0, 8080), connect)
     with pytest.raises(ConnectionResetError):
-        client_of(publisher).recv(10)
+        read_from(publisher)
     publisher.close()
 
 
@@ -273,5 +277,5 @@ def test_no_thread_is_left(service: Service) -> None:
     publisher = Publisher(Publish("127.0.0.1", 0, 8080), service.connect)
     pairs = [(client_of(publisher), service.accept()) for _ in range(10)]
     publisher.close()
-    wait_for(lambda: threading.active_count() == before)
+    wait_for(lambda: threading.active_count() <= before)
     del pairs

@@ -46,7 +46,9 @@ def test_refuses_networks(gateway: str, prefix: int) -> None:
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("address", ["10.91.0.2", "10.90.0.1", "$(reboot)", "10.90.0.02"])
+@pytest.mark.parametrize(
+    "address", ["10.91.0.2", "10.90.0.1", "10.90.0.255", "$(reboot)", "10.90.0.02"]
+)
 def test_refuses_addresses(address: str) -> None:
     with pytest.raises(UsageError):
         attach_command(12, 34, address, 24, "10.90.0.1")

@@ -160,10 +160,12 @@ class SshConnection:
         return cls(transport)
 
     def execute(self, command: str, *, terminal: TerminalSize | None = None) -> SshProcess:
-        """Start a command of the guest's shell."""
+        """Start a command of the guest's shell. An sshd that does not even open a channel in a
+        minute is dead or hostile: then the connection is closed, and whoever waits for one of its
+        processes hears of it."""
         try:
-            with _deadline(_OPEN_TIMEOUT + _CLOSE_TIMEOUT, self._transport.close):
-                channel = self._transport.open_session(timeout=_OPEN_TIMEOUT)
+            with _deadline(_OPEN_TIMEOUT, self._transport.close):
+                channel = self._transport.open_session(timeout=_OPEN_TIMEOUT + _CLOSE_TIMEOUT)
             with _deadline(_REQUEST_TIMEOUT, lambda: _end(channel)):
                 if terminal is not None:
                     channel.get_pty("xterm-256color", terminal.columns, terminal.rows)

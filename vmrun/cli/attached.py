@@ -32,9 +32,7 @@ def wanted_terminal(*, interactive: bool, terminal: bool) -> dict[str, Any] | No
     return found
 
 
-def attach(
-    line: Line, *, interactive: bool, terminal: bool, stdout_is_stderr: bool = False
-) -> int:
+def attach(line: Line, *, interactive: bool, terminal: bool, stdout_is_stderr: bool = False) -> int:
     """Take over a connection after the answer to ``exec`` or ``run``: stdin there if
     ``interactive``, its output here; returns the exit status. The line is closed then.
 

@@ -43,6 +43,10 @@ def exec_command(
 
     Exits with the command's own status; 125 vmrun failed, 126 and 127 as docker.
     """
+    # Written as with run, or as with docker: nothing after RUN is an option of ours.
+    argv = command[1:] if command[0] == "--" else command
+    if not argv:
+        raise UsageError("no command to execute", hint="vmrun exec RUN COMMAND…")
     variables = [_variable(text) for text in env or ()]
     ids = None if user is None else parse_ids(user)
     if workdir is not None and not workdir.startswith("/"):
@@ -62,16 +66,14 @@ def exec_command(
             line,
             "exec",
             run=record.run_id,
-            argv=command,
+            argv=argv,
             env=[text for text in variables if text],
             workdir=workdir,
             user=ids,
             terminal=size,
             interactive=interactive,
         )
-        status = attach(
-            line, interactive=interactive, terminal=terminal, stdout_is_stderr=json
-        )
+        status = attach(line, interactive=interactive, terminal=terminal, stdout_is_stderr=json)
     finally:
         line.close()
     if json:

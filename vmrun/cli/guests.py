@@ -1,4 +1,4 @@
-"""``vmrun rm`` for kept guests, and ``vmrun dial`` for SSH's ProxyCommand."""
+"""``vmrun dial``, for SSH's ProxyCommand."""
 
 from __future__ import annotations
 
@@ -11,27 +11,7 @@ from typing import Annotated
 
 import typer
 
-from vmrun.cli.output import note
 from vmrun.model.errors import StateError
-from vmrun.settings import load_settings
-
-
-def rm_command(
-    name: Annotated[str, typer.Argument(help="A kept guest, by name or run id.")],
-) -> None:
-    """Remove a guest that --keep has kept."""
-    from vmrun.run.state import find, take
-    from vmrun.run.teardown import remove_guest
-
-    path, intent = find(load_settings().directories, name)
-    removed = remove_guest(take(path, intent))
-    left = [item for item in removed if not item.gone]
-    if left:
-        raise StateError(
-            f"could not remove all of {name}: " + ", ".join(f"{i.kind} {i.name}" for i in left),
-            hint="the next vmrun command tries again",
-        )
-    note(f"removed {intent.name} ({intent.run_id})")
 
 
 def dial_command(path: Annotated[Path, typer.Argument(help="A guest's SSH socket.")]) -> None:

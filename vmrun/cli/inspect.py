@@ -24,7 +24,7 @@ _LARGEST = 16 << 20
 
 def inspect_command(
     runs: SomeRuns,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON; it always does.")] = True,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, which it does anyway.")] = False,
 ) -> None:
     """Print all that is known of runs, as JSON: record, verdict, and what is read live."""
     book = open_book()

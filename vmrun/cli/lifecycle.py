@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from vmrun.cli.run_words import exit_status
-from vmrun.cli.runs import Book, Json, SomeRuns, each, open_book
+from vmrun.cli.runs import Book, Json, SomeRuns, each, open_book, over
 from vmrun.model.errors import StateError, UsageError
 from vmrun.model.run_record import RunRecord
 from vmrun.model.signals import signal_number
@@ -42,7 +42,11 @@ def stop_command(
 
 def _stop(book: Book, selector: str, grace: int | None) -> dict[str, Any]:
     record = book.find(selector)
-    if book.seen(record).kept_until or not book.seen(record).lives:
+    seen = book.seen(record)
+    if seen.kept_until:
+        return _stopped(book, record)
+    if not seen.lives:
+        book.settle_down(record)
         return _stopped(book, record)
     try:
         patience = LONGEST_STOP if grace is None else grace
@@ -106,35 +110,44 @@ def wait_command(runs: SomeRuns, json: Json = False) -> None:
 
 
 def wait_for(book: Book, record: RunRecord) -> int:
-    """The exit status of a run, once it has ended; however long that takes."""
+    """The exit status of a run, once it has ended and its guest is gone; however long that
+    takes."""
+    told: int | None = None
     while True:
         now = book.runs.read(record.run_id)
+        if now is None and told is not None:
+            return told
         if now is None:
             raise StateError(
                 f"run {record.name!r} has ended, and its record is gone",
                 hint="leave --rm out, and remove it when its status was read",
             )
         seen = book.seen(now)
-        if not seen.lives:
-            return exit_status(seen)
         if seen.kept_until:
             raise StateError(
                 f"run {record.name!r} has failed; its guest is only kept",
                 hint=f"vmrun rm {record.name}",
             )
-        try:
-            line = dial(book.guest(record))
-        except StateError:
-            # Not up yet, or just ended: then its record says so in a moment.
-            time.sleep(_AGAIN)
-            continue
-        try:
-            status = ask(line, "wait", timeout=None, run=record.run_id).get("status")
-        except StateError:
-            time.sleep(_AGAIN)
-            continue
-        finally:
-            line.close()
-        if type(status) is not int:
-            raise StateError(f"run {record.name!r} has ended with no status")
-        return status
+        if over(seen):
+            book.settle_down(now)
+            return exit_status(seen)
+        if seen.lives:
+            told = _ask(book, record)
+        # Not up yet, or just ended: then its record says so in a moment. What has died under a
+        # restart policy may come back.
+        time.sleep(_AGAIN)
+
+
+def _ask(book: Book, record: RunRecord) -> int | None:
+    """What its owner says when it has ended; None when nobody does."""
+    try:
+        line = dial(book.guest(record))
+    except StateError:
+        return None
+    try:
+        status = ask(line, "wait", timeout=None, run=record.run_id).get("status")
+    except StateError:
+        return None
+    finally:
+        line.close()
+    return status if type(status) is int else None

@@ -13,7 +13,7 @@ import typer
 
 from vmrun.cli.moment import moment
 from vmrun.cli.output import print_error
-from vmrun.cli.runs import Book, Json, Run, interruptible, open_book
+from vmrun.cli.runs import Book, Json, Run, interruptible, open_book, over
 from vmrun.model.errors import StateError, UsageError
 from vmrun.model.run_record import RunRecord
 from vmrun.supervisor.logs import LogLine, follow_log, read_log
@@ -108,7 +108,7 @@ class Ended:
 
     def _look(self) -> bool:
         record = self._book.runs.read(self._record.run_id)
-        if record is None or record.ended:
+        if record is None:
             return True
         seen = self._book.seen(record)
         if not seen.lives and not seen.record.ended:
@@ -116,7 +116,7 @@ class Ended:
                 f"run {record.name!r} is dead: its supervisor was killed",
                 hint="'vmrun gc' removes what it left",
             )
-        return not seen.lives
+        return over(seen)
 
 
 def within(lines: Iterable[LogLine], first: str, end: str) -> Iterator[LogLine]:

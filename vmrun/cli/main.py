@@ -9,12 +9,27 @@ from typing import Annotated
 
 import typer
 
-from vmrun.cli import audit, base, catalogue, image, key, policy, volume
+from vmrun.cli import audit, base, catalogue, image, key, policy, tenant, volume
 from vmrun.cli.doctor import doctor_command
-from vmrun.cli.guests import dial_command, rm_command
+from vmrun.cli.events import events_command
+from vmrun.cli.exec import exec_command
+from vmrun.cli.gc import gc_command
+from vmrun.cli.guests import dial_command
+from vmrun.cli.inspect import inspect_command, port_command
+from vmrun.cli.lifecycle import (
+    kill_command,
+    pause_command,
+    stop_command,
+    unpause_command,
+    wait_command,
+)
+from vmrun.cli.logs import logs_command
 from vmrun.cli.output import print_error
 from vmrun.cli.plan import plan_command
+from vmrun.cli.ps import ps_command
+from vmrun.cli.removal import rm_command
 from vmrun.cli.run import run_command
+from vmrun.cli.stats import stats_command
 from vmrun.model.errors import EXIT_FAILED, UsageError, VmrunError
 
 _USAGE = 2
@@ -30,7 +45,22 @@ app = typer.Typer(
 app.command("run", no_args_is_help=True)(run_command)
 app.command("plan", no_args_is_help=True)(plan_command)
 app.command("doctor")(doctor_command)
+app.command("ps")(ps_command)
+app.command("logs", no_args_is_help=True)(logs_command)
+app.command("exec", no_args_is_help=True, context_settings={"allow_interspersed_args": False})(
+    exec_command
+)
+app.command("stop", no_args_is_help=True)(stop_command)
+app.command("kill", no_args_is_help=True)(kill_command)
+app.command("pause", no_args_is_help=True)(pause_command)
+app.command("unpause", no_args_is_help=True)(unpause_command)
+app.command("wait", no_args_is_help=True)(wait_command)
 app.command("rm", no_args_is_help=True)(rm_command)
+app.command("inspect", no_args_is_help=True)(inspect_command)
+app.command("stats")(stats_command)
+app.command("port", no_args_is_help=True)(port_command)
+app.command("events")(events_command)
+app.command("gc")(gc_command)
 app.command("dial", hidden=True)(dial_command)
 app.add_typer(image.app, name="image")
 app.add_typer(key.app, name="key")
@@ -39,6 +69,7 @@ app.add_typer(catalogue.app, name="catalogue")
 app.add_typer(base.app, name="base")
 app.add_typer(audit.app, name="audit")
 app.add_typer(volume.app, name="volume")
+app.add_typer(tenant.app, name="tenant")
 
 
 @app.callback()
@@ -89,11 +120,13 @@ def _with_boolean_values(words: list[str]) -> list[str]:
 
 
 def _status(error: VmrunError) -> int:
-    """``run`` has docker's exit statuses; other commands 2 for bad usage and 1 otherwise."""
+    """``run`` and ``exec`` have docker's exit statuses; other commands 2 for bad usage and 1
+    otherwise."""
     if _runs():
         return error.exit_status
     return _USAGE if isinstance(error, UsageError) else 1
 
 
 def _runs() -> bool:
-    return next((word for word in sys.argv[1:] if not word.startswith("-")), "") == "run"
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    return command in ("run", "exec")

@@ -158,7 +158,7 @@ def make_workload(
     """Parse what was typed. Raises :class:`UsageError` naming the option and the value."""
     limits = Limits(
         memory=parse_size(raw.memory or settings.memory, option="--memory"),
-        cpus=_cpus(raw.cpus or settings.cpus),
+        cpus=parse_cpus(raw.cpus or settings.cpus),
         pids=_count(raw.pids_limit or settings.pids_limit, option="--pids-limit"),
         files=_FILES,
         timeout=None if raw.timeout is None else parse_duration(raw.timeout, option="--timeout"),
@@ -193,7 +193,8 @@ def make_workload(
     )
 
 
-def _cpus(text: str) -> float:
+def parse_cpus(text: str) -> float:
+    """A number of processors. Raises :class:`UsageError`."""
     try:
         value = float(text)
     except ValueError:

@@ -60,7 +60,7 @@ class Filter:
 def parse_filter(text: str) -> Filter:
     """Raises :class:`UsageError`."""
     key, equals, value = text.partition("=")
-    known = {"status": list(RunState), "health": list(Health)}
+    known: dict[str, list[str]] = {"status": list(RunState), "health": list(Health)}
     if not equals or key not in _FILTERS:
         raise UsageError(
             f"--filter: not a filter: {text[:80]!r}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from vmrun.cli import options as o
 from vmrun.cli import service_options as s
 from vmrun.cli.output import note, print_error, print_json
 from vmrun.cli.streams import workload_streams
+from vmrun.cli.tenant_run import of_tenant, run_for_tenant
 from vmrun.model.errors import UsageError, VmrunError
 
 if TYPE_CHECKING:
@@ -78,6 +80,10 @@ def run_command(
     stop_signal: s.StopSignal = None,
     stop_timeout: s.StopTimeout = None,
     label: s.Label = None,
+    own_guest: Annotated[
+        bool,
+        typer.Option("--own-guest", help="In a guest of its own, not in that of the tenant."),
+    ] = False,
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep a failed guest for an hour, for a look.")
     ] = False,
@@ -106,6 +112,10 @@ def run_command(
         advisories=advisories,
     )
     raw = o.RawOptions(**{key: value for key, value in locals().items() if key in o.NAMES})
+    owner, settings = of_tenant(settings, raw.tenant)
+    if own_guest:
+        owner = replace(owner, shares_guest=False)
+    raw = replace(raw, engine=raw.engine or owner.engine)
     workload = o.make_workload(
         raw,
         settings,
@@ -130,6 +140,8 @@ def run_command(
         s.check_detached(interactive=interactive, terminal=terminal, keep=keep, report=report)
     else:
         s.check_attended(restart=restart, health=health_cmd)
+    if owner.shares_guest and report is not None:
+        raise UsageError("--report is for runs with a guest of their own", hint="add --own-guest")
     if json and terminal:
         raise UsageError("--json and -t exclude each other", hint="use --report FILE with -t")
 
@@ -148,7 +160,12 @@ def run_command(
         announce=_show_phase if progress else _silent,
         note=tell,
         on_error=_show_traceback,
+        reserve=owner.reserve(settings.directories),
     )
+    if owner.tenant is not None and owner.shares_guest:
+        raise typer.Exit(
+            run_for_tenant(workload, run_options, owner.tenant, detach=detach, json=json)
+        )
     if detach:
         _detach(workload, run_options, json=json)
         return

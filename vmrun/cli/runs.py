@@ -92,13 +92,16 @@ class Book:
                     hint="see 'vmrun ps -a'",
                 )
             time.sleep(_POLL)
-        # The owner lets go of the guest before it writes the receipt down.
+        # The owner lets go of the guest before it writes its last word down.
         deadline = time.monotonic() + _LAST_WORD
-        while time.monotonic() < deadline:
-            last = self.runs.read(record.run_id)
-            if last is None or last.receipt is not None or not last.detached:
-                return
+        while self.runs.held(record.run_id) and time.monotonic() < deadline:
             time.sleep(_POLL)
+
+
+def over(seen: Seen) -> bool:
+    """Whether a run has ended for good. One whose own guest is not gone yet may come back in
+    another, if that is its restart policy."""
+    return not seen.lives and (seen.record.guest != seen.record.run_id or not seen.owner)
 
 
 def open_book() -> Book:

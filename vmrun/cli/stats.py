@@ -15,9 +15,9 @@ from vmrun.cli.runs import Book, Json, interruptible, open_book
 from vmrun.model.errors import StateError, VmrunError
 from vmrun.model.quantity import format_size
 from vmrun.model.run_record import RunRecord, RunState
-from vmrun.model.wire import decode
+from vmrun.model.stats import Stats
+from vmrun.model.wire import decode, encode
 from vmrun.run.survey import survey
-from vmrun.supervisor.controls_stats import Stats
 
 _ASK = 30.0
 _APART = 1.0
@@ -87,9 +87,7 @@ def _read_all(records: list[RunRecord], book: Book) -> list[Reading]:
     def read(number: int, record: RunRecord) -> None:
         readings[number] = _read(record, book)
 
-    threads = [
-        threading.Thread(target=read, args=pair, daemon=True) for pair in enumerate(records)
-    ]
+    threads = [threading.Thread(target=read, args=pair, daemon=True) for pair in enumerate(records)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -121,8 +119,6 @@ def cpu_percent(before: Stats | None, now: Stats | None) -> float | None:
 
 def fields(reading: Reading, before: Stats | None) -> dict[str, object]:
     """A reading for programs."""
-    from vmrun.model.wire import encode
-
     record = reading.record
     known = {"run_id": record.run_id, "name": record.name, "tenant": record.tenant}
     counters = encode(reading.stats) if reading.stats else {}

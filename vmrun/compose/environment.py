@@ -11,6 +11,9 @@ from vmrun.compose.field import Field
 from vmrun.compose.interpolate import lookup
 from vmrun.model.errors import UsageError
 
+RESERVED = "vmrun."
+"""How labels begin by which vmrun finds the services of a project again."""
+
 _MOST = 2_000
 _LABELS = 256
 _LABEL_CHARACTERS = 4_096
@@ -51,6 +54,8 @@ def read_labels(field: Field) -> tuple[tuple[str, str], ...]:
             raise item.wrong(
                 f"not a label: {name[:80]!r}", f"NAME=VALUE, at most {_LABEL_CHARACTERS} characters"
             )
+        if name.lower().startswith(RESERVED):
+            raise item.wrong(f"{name[:80]!r} is a label of vmrun's own", "choose another name")
         found[name] = text
     return tuple(found.items())
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from vmrun.compose.context import Context
 from vmrun.compose.field import Field
 from vmrun.compose.model import ProjectVolume
+from vmrun.compose.tmpfs import read_long_tmpfs, read_tmpfs
 from vmrun.compose.values import is_long_name, mount_point, size
-from vmrun.model.errors import UsageError
-from vmrun.model.quantity import parse_size
 from vmrun.model.storage import HostDirectory, NamedVolume, Secret
 from vmrun.model.workload import TmpfsMount
 
@@ -24,6 +23,17 @@ _LONG = frozenset({"type", "source", "target", "read_only", "bind", "volume", "t
 _LONG_REFUSED = {
     "image": "an image is run, not mounted",
     "consistency": "it belongs to other platforms",
+}
+_KINDS = ("bind", "volume", "tmpfs")
+_VOLUME_REFUSED = {
+    "nocopy": "nothing is ever copied from the image into a volume; remove it",
+    "subpath": "a volume is mounted as a whole",
+    "labels": "see vmrun volume create",
+}
+_BIND_REFUSED = {
+    "propagation": "the directory is copied, not shared",
+    "recursive": "the directory is copied, not shared",
+    "selinux": "the guest has no SELinux",
 }
 _MODES = {"ro": True, "rw": False}
 _SECRET_REFUSED = dict.fromkeys(
@@ -55,7 +65,7 @@ def read_mounts(
         _claim(taken, mount.path if isinstance(mount, TmpfsMount) else mount.target, item)
         found.append(mount)
     for item in fields["tmpfs"].one_or_more(_MOST) if "tmpfs" in fields else ():
-        tmpfs = _tmpfs(item)
+        tmpfs = read_tmpfs(item)
         _claim(taken, tmpfs.path, item)
         found.append(tmpfs)
     if "shm_size" in fields:
@@ -134,96 +144,43 @@ def _long(
     for key in ("type", "target"):
         if key not in fields:
             raise item.wrong(f"has no {key!r}", "type is bind, volume or tmpfs; target the path")
-    kind = fields["type"].choice({"bind": "bind", "volume": "volume", "tmpfs": "tmpfs"})
-    for other in {"bind", "volume", "tmpfs"} - {kind}:
-        if other in fields:
+    kind = fields["type"].choice({kind: kind for kind in _KINDS})
+    for other in _KINDS:
+        if other != kind and other in fields:
             raise fields[other].wrong(f"options for another type than {kind}", "remove them")
     target = mount_point(fields["target"], fields["target"].word())
-    read_only = fields["read_only"].boolean() if "read_only" in fields else None
     if kind == "tmpfs":
-        return _long_tmpfs(item, fields, target)
+        return read_long_tmpfs(fields, target)
     if "source" not in fields:
         raise item.wrong("has no 'source'", "name the volume, or the path of the host")
-    source = fields["source"]
-    if kind == "volume":
-        if "volume" in fields:
-            fields["volume"].section(
-                (),
-                {
-                    "nocopy": "nothing is ever copied from the image into a volume; remove it",
-                    "subpath": "a volume is mounted as a whole",
-                    "labels": "see vmrun volume create",
-                },
-            )
-        return NamedVolume(_declared(source, source.word(), volumes), target, bool(read_only))
+    read_only = fields["read_only"].boolean() if "read_only" in fields else None
+    if kind == "bind":
+        return _bind(item, fields, context, target, read_only)
+    if "volume" in fields:
+        fields["volume"].section((), _VOLUME_REFUSED)
+    name = _declared(fields["source"], fields["source"].word(), volumes)
+    return NamedVolume(name, target, bool(read_only))
+
+
+def _bind(
+    item: Field,
+    fields: Mapping[str, Field],
+    context: Context,
+    target: str,
+    read_only: bool | None,
+) -> HostDirectory:
     if read_only is None:
         raise item.wrong(
             "does not say whether it may be written",
             _SAY_MODE.replace(":ro", "read_only: true").replace(":rw", "read_only: false"),
         )
     if "bind" in fields:
-        options = fields["bind"].section(
-            ("create_host_path",),
-            {
-                "propagation": "the directory is copied, not shared",
-                "selinux": "the guest has no SELinux",
-                "recursive": "the directory is copied, not shared",
-            },
-        )
+        options = fields["bind"].section(("create_host_path",), _BIND_REFUSED)
         if "create_host_path" in options and options["create_host_path"].boolean():
             raise options["create_host_path"].wrong(
                 "not supported: vmrun makes no directories on the host", "make it first: mkdir -p"
             )
-    return HostDirectory(context.host_path(source), target, read_only)
-
-
-def _long_tmpfs(item: Field, fields: Mapping[str, Field], target: str) -> TmpfsMount:
-    for key in ("source", "read_only"):
-        if key in fields:
-            raise fields[key].wrong("a tmpfs has none", "remove it")
-    if "tmpfs" not in fields:
-        return TmpfsMount(target)
-    options = fields["tmpfs"].section(("size", "mode"))
-    if "mode" in options:
-        _check_mode(options["mode"], options["mode"].word())
-    return TmpfsMount(target, size(options["size"]) if "size" in options else None)
-
-
-def _tmpfs(item: Field) -> TmpfsMount:
-    path, _, options = item.word().partition(":")
-    mount = TmpfsMount(mount_point(item, path))
-    for option in filter(None, options.split(",")):
-        key, _, value = option.partition("=")
-        if key == "size":
-            mount = replace(mount, size=_tmpfs_size(item, value))
-        elif key == "mode":
-            _check_mode(item, value)
-        elif key in ("uid", "gid"):
-            raise item.wrong(f"{key} is not supported", "a tmpfs belongs to the container's user")
-        elif option == "exec":
-            mount = replace(mount, executable=True)
-        elif option not in ("noexec", "nosuid", "nodev", "rw"):
-            raise item.wrong(f"unknown option {option[:80]!r}", "known: size=64m, exec, mode=1777")
-    return mount
-
-
-def _tmpfs_size(item: Field, text: str) -> int:
-    try:
-        found = parse_size(text, option="size")
-    except UsageError as error:
-        raise item.rethrow(error) from None
-    if not 0 < found < 1 << 50:
-        # The kernel would take 0 as no limit at all.
-        raise item.wrong("size=0 is no limit", "e.g. size=64m")
-    return found
-
-
-def _check_mode(item: Field, text: str) -> None:
-    if text.removeprefix("0o").lstrip("0") != "1777":
-        raise item.wrong(
-            f"mode {text[:80]!r} is not supported",
-            "a tmpfs has mode 1777 and belongs to the container's user: remove the mode",
-        )
+    return HostDirectory(context.host_path(fields["source"]), target, read_only)
 
 
 def _secrets(field: Field, declared: Mapping[str, Secret]) -> tuple[Secret, ...]:

@@ -110,16 +110,12 @@ def _directories(services: Mapping[str, Service], fields: Mapping[str, Field]) -
         for directory in service.directories:
             if directory.read_only:
                 continue
-            for source, name in taken:
-                if source.is_relative_to(directory.source) or directory.source.is_relative_to(
-                    source
-                ):
-                    raise (
-                        fields[service.name]
-                        .named()["volumes"]
-                        .wrong(
-                            f"{directory.source} is copied back from {name!r} as well",
-                            "a directory of the host is copied, not shared: use a named volume, or :ro",
-                        )
+            here = directory.source
+            for other, name in taken:
+                if other.is_relative_to(here) or here.is_relative_to(other):
+                    place = fields[service.name].named()["volumes"]
+                    raise place.wrong(
+                        f"{here} is copied back from {name!r} as well",
+                        "a directory is copied, not shared: use a named volume, or :ro",
                     )
-            taken.append((directory.source, service.name))
+            taken.append((here, service.name))

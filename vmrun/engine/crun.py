@@ -100,8 +100,8 @@ class CrunEngine:
         process = connection.execute(command, terminal=streams.terminal)
         return CrunContainer(plan.run_id, connection, gatekeeper, process, streams)
 
-    def discard(self, plan: Plan, connection: Connection) -> None:
-        """Remove the bundle of a container that has ended."""
+    def discard(self, plan: Plan, connection: Connection, *, image: bool = True) -> None:
+        """Remove the bundle of a container that has ended, which is its image as well."""
         run_command(connection, guest.discard_command(plan.run_id), "remove the bundle")
 
 

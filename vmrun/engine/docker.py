@@ -88,12 +88,13 @@ class DockerEngine:
             daemon.close()
             raise
 
-    def discard(self, plan: Plan, connection: Connection) -> None:
+    def discard(self, plan: Plan, connection: Connection, *, image: bool = True) -> None:
         """Remove a container that has ended, and its image unless another one uses it."""
         daemon = Daemon(connection, self._call_timeout, scratch=self._scratch)
         try:
             daemon.remove(plan)
-            daemon.remove_image(plan.image)
+            if image:
+                daemon.remove_image(plan.image)
         finally:
             daemon.close()
         run_command(connection, guest.discard_command(plan.run_id), "remove the cgroup")

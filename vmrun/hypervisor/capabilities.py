@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 from vmrun.host.lock import exclusive
+from vmrun.hypervisor.process import kill_processes_naming
 from vmrun.model.errors import HypervisorError
 
 _QEMU = Path("/usr/bin/qemu-system-x86_64")
@@ -27,6 +28,8 @@ _DEPENDS_ON = (
     Path("/dev/kvm"),
 )
 _TIMEOUT = 120
+_LOCK = "lock"
+_SCRATCH = "partial."
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_THP_DISABLE = 41
 
@@ -68,34 +71,70 @@ def seed(root: Path, *, cache: Path) -> None:
         )
     known = cache / _host_state()
     cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with exclusive(cache / "lock"):
+    with exclusive(cache / _LOCK):
         if not known.exists():
-            for outdated in cache.iterdir():
-                if outdated.is_dir():
-                    shutil.rmtree(outdated)
+            _clear(cache)
             _probe(known, cache=cache)
     shutil.copytree(known, root / "cache" / "qemu" / "capabilities", dirs_exist_ok=True)
 
 
+def sweep_probes(cache: Path) -> None:
+    """Remove what a probe that was killed has left: its processes and its scratch directory. One
+    that goes on is left alone. Raises :class:`HypervisorError`."""
+    try:
+        if not any(_scratches(cache)):
+            return
+        with exclusive(cache / _LOCK):
+            for scratch in _scratches(cache):
+                _remove_scratch(scratch)
+    except OSError as error:
+        raise HypervisorError(f"cannot clear {cache}: {error.strerror}") from error
+
+
+def _scratches(cache: Path) -> list[Path]:
+    return sorted(cache.glob(f"{_SCRATCH}*")) if cache.is_dir() else []
+
+
+def _clear(cache: Path) -> None:
+    """Remove capabilities of other states of the host, and scratch directories."""
+    for scratch in _scratches(cache):
+        _remove_scratch(scratch)
+    for outdated in cache.iterdir():
+        if outdated.is_dir():
+            shutil.rmtree(outdated)
+
+
+def _remove_scratch(scratch: Path) -> None:
+    """The name is one that nobody else uses: a process with it in its arguments belongs to it."""
+    kill_processes_naming(scratch)
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
 def _probe(known: Path, *, cache: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="vmrun-probe.") as scratch:
+    # Below the cache, not in /tmp: what a kill leaves of it is found there.
+    scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=cache))
+    try:
         parent = subprocess.run(
-            [sys.executable, "-m", "vmrun.hypervisor.capabilities", scratch],
+            [sys.executable, "-m", "vmrun.hypervisor.capabilities", str(scratch)],
             capture_output=True,
             text=True,
             timeout=_TIMEOUT,
             check=False,
         )
-        probed = Path(scratch) / "cache" / "qemu" / "capabilities"
+        probed = scratch / "cache" / "qemu" / "capabilities"
         if parent.returncode != 0 or not probed.is_dir():
             raise HypervisorError(
                 "libvirt cannot probe QEMU",
                 hint="see 'vmrun doctor' for what this host lacks",
                 details=parent.stderr[-2000:],
             )
-        partial = cache / f"partial.{os.getpid()}"
-        shutil.copytree(probed, partial)
-        partial.rename(known)
+        probed.rename(known)
+    except subprocess.TimeoutExpired as error:
+        raise HypervisorError(
+            f"libvirt has not probed QEMU within {_TIMEOUT} s", hint="see 'vmrun doctor'"
+        ) from error
+    finally:
+        _remove_scratch(scratch)
 
 
 def _host_state() -> str:

@@ -140,6 +140,24 @@ def kill_guest_process(pid: int, uuid: str, *, domain: str = "", timeout: float 
     return wait_gone(pid, timeout)
 
 
+def kill_processes_naming(path: Path) -> None:
+    """SIGKILL this user's processes with something at or below ``path`` among their arguments; for
+    paths whose name nobody can guess. What may not be killed stays."""
+    name = os.fsencode(path)
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            if entry.stat().st_uid != os.geteuid():
+                continue
+            descriptor = os.pidfd_open(int(entry.name))
+            try:
+                if name in (entry / "cmdline").read_bytes():
+                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            finally:
+                os.close(descriptor)
+
+
 def wait_gone(pid: int, timeout: float) -> bool:
     """Wait until ``pid`` has ended; a zombie has, whoever is to reap it."""
     deadline = time.monotonic() + timeout

@@ -11,6 +11,9 @@ from vmrun.model.workload import EngineName, ProfileName
 DEFAULT_TENANT = "default"
 """The tenant of whoever names none: it is there without being created, and has no quota."""
 
+RESERVED = frozenset({DEFAULT_TENANT, "doctor", "trial"})
+"""No tenant can be created under these: vmrun's own short-lived guests bear the others."""
+
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 

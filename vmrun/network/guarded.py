@@ -12,7 +12,7 @@ from vmrun.network.guest_stream import GuestStream
 from vmrun.network.names import SyntheticNames
 from vmrun.network.sniff import Inspector
 from vmrun.network.watch import Watch
-from vmrun.policy.egress import allows, canonical_host
+from vmrun.policy.egress import allows
 
 HANDSHAKE = 30.0
 """Seconds until a client must have said where it wants to go."""
@@ -47,11 +47,9 @@ class Ways:
     ) -> None:
         """Join them until they end; what flows must be for ``host``."""
         host = self.synthetic.host(host)
-        rules = self.dialer.rules_of(stream.peer.address)
 
         def also(name: str) -> bool:
-            canonical = canonical_host(name)
-            return canonical is not None and allows(rules, canonical, port)
+            return allows(self.dialer.rules_of(stream.peer.address), name, port)
 
         self.join(stream, connection, via, host, port, Inspector(host, port, also), first)
 

@@ -58,9 +58,12 @@ class Mux:
 
     ``on_stream`` is called in a thread of its own for each connection that a container makes;
     when it returns, the stream is closed. ``on_datagram`` gets the source and the bytes of a DNS
-    query and returns the answer, or None for none; it is called in threads too. What exceeds the
-    limits is reset or dropped. ``on_end`` is called once, with why, when the wire has ended
-    otherwise than by :meth:`close`.
+    query and returns the answer, or None for none; it is called in threads too. ``on_end`` is
+    called once, with why, when the wire has ended otherwise than by :meth:`close`.
+
+    What exceeds the limits is reset or dropped: 256 connections of containers at a time and 1000
+    new ones a second, 64 queries at a time and 500 a second. Whatever the guest does, no more
+    than 64 MiB of what it sent are held, and 36 MiB of what it has not read.
     """
 
     def __init__(

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from vmrun.model.errors import ChannelError, GuestError
 
 _BATCH = 128 << 10
+_OVERHEAD = 64
+"""Bytes of memory that a frame in the queue takes besides its own, about."""
 
 
 class Outbox:
-    """A queue of frames that is never longer than ``limit`` bytes. Windows bound what an honest
-    relay makes the host queue; one that asks and does not read meets the limit."""
+    """A queue of frames that never takes more than ``limit`` bytes of memory. Windows bound what
+    an honest relay makes the host queue; one that asks and does not read meets the limit."""
 
     def __init__(
         self,
@@ -36,11 +38,11 @@ class Outbox:
         with self._changed:
             if self._closed:
                 return
-            if self._size + len(data) > self._limit:
+            if self._size + len(data) + _OVERHEAD > self._limit:
                 self._shut()
                 raise GuestError("the relay does not read what it asked for")
             self._queue.append(data)
-            self._size += len(data)
+            self._size += len(data) + _OVERHEAD
             self._changed.notify()
 
     def close(self) -> None:
@@ -70,5 +72,5 @@ class Outbox:
                 piece = self._queue.popleft()
                 pieces.append(piece)
                 size += len(piece)
-            self._size -= size
+            self._size -= size + len(pieces) * _OVERHEAD
             return b"".join(pieces)

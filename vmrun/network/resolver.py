@@ -103,10 +103,11 @@ class Resolver:
     def _work(self, name: str, pending: _Pending) -> None:
         try:
             addresses = self._lookup(name)[:MAX_ADDRESSES]
-        except (OSError, ValueError) as error:
-            self._finish(name, pending, failure=_failed(name, error))
         except VmrunError as error:
             self._finish(name, pending, failure=error)
+        except Exception as error:
+            # Whatever it is: who waits for the name must hear of it.
+            self._finish(name, pending, failure=_failed(name, error))
         else:
             self._finish(name, pending, addresses)
         finally:

@@ -39,8 +39,8 @@ _BARE_CR = re.compile(rb"HTTP/[^\n]*\r[^\n]", re.IGNORECASE)
 class Inspector:
     """Looks at what a container sends in one connection to ``host`` (canonical) and ``port``.
 
-    ``also`` says of another name whether it is allowed at this port: in a connection to an IP
-    literal such names may be used.
+    ``also`` says of another name (canonical) whether it is allowed at this port: in a connection
+    to an IP literal such names may be used.
     """
 
     def __init__(self, host: str, port: int, also: Callable[[str], bool] = lambda _: False) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import deque
 from collections.abc import Callable
 
 from vmrun.model.errors import ChannelError, DeadlineExceeded, GuestError
@@ -48,7 +47,8 @@ class Stream:
         self._opened = opened
         self._send = send
         self._changed = threading.Condition(lock)
-        self._received: deque[bytes] = deque()
+        # One buffer: a guest that sends its bytes one by one takes no more memory than others.
+        self._received = bytearray()
         self._granted = TO_HOST_WINDOW
         self._consumed = 0
         self._credit = TO_GUEST_WINDOW
@@ -67,10 +67,8 @@ class Stream:
                 if self._failure is not None:
                     raise self._failure
                 self._changed.wait()
-            data = self._received.popleft()
-            if len(data) > size:
-                self._received.appendleft(data[size:])
-                data = data[:size]
+            data = bytes(self._received[:size])
+            del self._received[:size]
             self._consumed += len(data)
             if self._consumed >= _GRANT and not self._read_ended and not self._close_sent:
                 self._send(Window(self._number, self._consumed))
@@ -164,7 +162,7 @@ class Stream:
         self._granted -= len(data)
         if self._read_ended or self._granted < 0:
             raise GuestError(f"the relay sent more of {self.destination} than it may")
-        self._received.append(data)
+        self._received += data
         self._changed.notify_all()
 
     def on_window(self, credit: int) -> None:

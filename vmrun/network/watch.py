@@ -6,9 +6,12 @@ is called, and whoever reads or writes it wakes with an error.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
+
+from vmrun.model.errors import VmrunError
 
 TICK = 0.5
 """How late, in seconds, a connection may be ended."""
@@ -95,4 +98,6 @@ class Watch:
     def _end(items: list[Watched]) -> None:
         for item in items:
             item.expired = True
-            item.abort()
+            # One that cannot be ended must not keep the others.
+            with contextlib.suppress(OSError, VmrunError):
+                item.abort()

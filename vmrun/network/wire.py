@@ -43,7 +43,8 @@ def attach_command(relay_pid: int, target_pid: int, address: str, prefix: int, g
     """Lays a wire from a relay to the container whose first process is ``target_pid``. Raises
     :class:`UsageError`, and :class:`GuestError` for what a guest gave as a process id."""
     network = _network(gateway, prefix)
-    if _host(address) not in network or address == gateway:
+    edges = (network.network_address, network.broadcast_address)
+    if _host(address) not in network or address == gateway or _host(address) in edges:
         raise UsageError(
             f"{address} is not an address for a container in {network}",
             hint="choose one of the network's other addresses",

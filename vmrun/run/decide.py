@@ -28,13 +28,15 @@ from vmrun.run.images import ImageOptions, find, verify
 from vmrun.run.remember import Memory
 from vmrun.run.state import GuestDirectory, StateDirectories
 from vmrun.run.storage import RunStorage
+from vmrun.supervisor.live import GuestOrder
 
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
     """How to run, as opposed to what: ``floor`` is the site's least strict profile,
     ``announce`` is told each phase, ``note`` what a user should read, ``on_error`` what failed.
-    ``network`` is the wire of a container that shares one with others."""
+    ``network`` is the wire of a container that shares one with others, ``guest`` the tenant's that
+    it is to live in; ``reserve`` takes its share of the tenant's quota."""
 
     directories: StateDirectories
     floor: ProfileName
@@ -44,6 +46,8 @@ class RunOptions:
     note: Callable[[str], None]
     on_error: Callable[[VmrunError], None]
     network: NetworkPlan | None = None
+    guest: GuestOrder | None = None
+    reserve: Callable[[Plan, GuestDirectory], None] = lambda _plan, _directory: None
 
 
 @dataclass(slots=True)
@@ -70,12 +74,16 @@ def decide(
     """
     directories, intent = options.directories, directory.intent
     with clock.phase("resolve"):
-        base = find_base(directories.bases, workload.base or workload.engine.flavour)
+        if options.guest is None:
+            base = find_base(directories.bases, workload.base or workload.engine.flavour)
+        else:
+            base = options.guest.base
         host = host_facts(base, directories, connect=intent.connect)
     with clock.phase("admit"):
         profile = admit(workload, host, floor=options.floor)
-    with clock.phase("verify base"):
-        verify_base(base)
+    if options.guest is None:
+        with clock.phase("verify base"):
+            verify_base(base)
     image = _admitted_image(workload, options, directory, clock, decision)
     with clock.phase("plan"):
         identity = RunIdentity(intent.run_id, intent.uuid, intent.slot)
@@ -88,7 +96,9 @@ def decide(
             identity=identity,
             stored=storage.look(directory.path),
             network=options.network,
+            guest=options.guest.plan if options.guest else None,
         )
+        options.reserve(plan, directory)
         decision.plan = plan
         for warning in plan.warnings:
             options.note(warning)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from functools import partial
 
 from vmrun.model.errors import VmrunError
 from vmrun.model.plan import EMBEDDED
@@ -17,9 +18,9 @@ from vmrun.run.decide import Decision, RunOptions, decide
 from vmrun.run.reclaim import reclaim_all
 from vmrun.run.record import first_record
 from vmrun.run.signals import signal_guard
-from vmrun.run.state import GuestDirectory, claim
+from vmrun.run.state import Intent, claim
 from vmrun.run.storage import RunStorage
-from vmrun.run.teardown import Teardown, remove_guest
+from vmrun.run.teardown import Teardown, Undo, remove_guest
 from vmrun.supervisor.launch import OwnRun, launch
 from vmrun.supervisor.live import order_of
 from vmrun.supervisor.records import Runs
@@ -58,7 +59,7 @@ def detach(workload: Workload, options: RunOptions) -> RunRecord:
             plan = decide(workload, options, directory, clock, decision, storage)
             record = first_record(plan, directory.intent, detached=True)
             runs.write(record)
-            _write_verdict(runs, record.run_id, decision)
+            write_verdict(runs, record.run_id, decision)
             owned = False
             launch(
                 order_of(plan),
@@ -71,12 +72,13 @@ def detach(workload: Workload, options: RunOptions) -> RunRecord:
         except VmrunError as error:
             guard.protect()
             if owned:
-                _give_up(workload, options, directory, decision, error)
+                undo = partial(remove_guest, directory)
+                give_up(workload, options, directory.intent, decision, error, undo)
             raise
     return runs.read(record.run_id) or record
 
 
-def _write_verdict(runs: Runs, run_id: str, decision: Decision) -> None:
+def write_verdict(runs: Runs, run_id: str, decision: Decision) -> None:
     """Why the image may run, for ``inspect``: the supervisor has no use for it."""
     verdict = {
         "lineage": list(decision.lineage),
@@ -89,18 +91,18 @@ def _write_verdict(runs: Runs, run_id: str, decision: Decision) -> None:
         json.dump(verdict, file)
 
 
-def _give_up(
+def give_up(
     workload: Workload,
     options: RunOptions,
-    directory: GuestDirectory,
+    intent: Intent,
     decision: Decision,
     error: VmrunError,
+    undo: Undo,
 ) -> None:
     """Nothing was started: remove what there is, and tell the journal why."""
-    intent = directory.intent
     Runs(options.directories.runs).remove(intent.run_id)
     teardown = Teardown()
-    teardown.add("guest directory", lambda: remove_guest(directory))
+    teardown.add("directory", undo)
     receipt = Receipt(teardown.run())
     report = Report(
         run_id=intent.run_id,

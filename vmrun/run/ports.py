@@ -112,5 +112,6 @@ class Engine(Protocol):
     def start(self, plan: Plan, connection: Connection, streams: Streams) -> RunningContainer:
         """Start the container up to the gate; again, when it has ended."""
 
-    def discard(self, plan: Plan, connection: Connection) -> None:
-        """Remove what a container that has ended leaves in a guest that goes on."""
+    def discard(self, plan: Plan, connection: Connection, *, image: bool = True) -> None:
+        """Remove what a container that has ended leaves in a guest that goes on, its ``image``
+        among it unless others use that."""

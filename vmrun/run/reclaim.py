@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from vmrun.hypervisor.capabilities import sweep_probes
 from vmrun.journal.journal import Journal
 from vmrun.model.errors import StateError
 from vmrun.model.report import Receipt
@@ -15,21 +17,42 @@ from vmrun.run.teardown import reclaim
 from vmrun.supervisor.records import Runs
 
 EXIT_KILLED = 137
+_KILLED = "its supervisor was killed"
 
 
-def reclaim_all(directories: StateDirectories, note: Callable[[str], None]) -> None:
-    """Reclaim, and say in a line each what was reclaimed; the journal has it for good."""
+@dataclass(frozen=True, slots=True)
+class Reclaimed:
+    """What was done: a receipt for each guest, by run id; the records that were put right; the ids
+    of runs of which there was a folder and nothing else."""
+
+    receipts: tuple[tuple[str, Receipt], ...]
+    settled: tuple[RunRecord, ...]
+    swept: tuple[str, ...]
+
+
+def reclaim_all(directories: StateDirectories, note: Callable[[str], None]) -> Reclaimed:
+    """Reclaim, and say in a line each what was reclaimed; the journal has it for good, and had it
+    before the last trace went: a crash in here loses nothing, the next command goes on.
+
+    Raises :class:`StateError` when something cannot be read, or the journal not be written; what
+    takes room on the disk is gone by then.
+    """
     journal = Journal(directories.journal)
-    receipts = reclaim(directories)
+
+    def tell(run_id: str) -> None:
+        journal.append("guest.reclaim", {"guest": run_id, "clean": "true"})
+
+    receipts = reclaim(directories, tell=tell)
     for run_id, receipt in receipts:
         note(reclaimed(run_id, receipt))
-        journal.append("guest.reclaim", {"guest": run_id, "clean": str(receipt.clean).lower()})
-    for record in settle(directories, dict(receipts)):
+        if not receipt.clean:
+            journal.append("guest.reclaim", {"guest": run_id, "clean": "false"})
+    settled = settle(directories, dict(receipts))
+    for record in settled:
         note(f"run {record.name} ({record.run_id}) had ended without a word: {record.error}")
-        journal.append(
-            "run.lost",
-            {"run": record.run_id, "name": record.name, "error": record.error},
-        )
+    swept = Runs(directories.runs).sweep()
+    sweep_probes(directories.cache / "capabilities")
+    return Reclaimed(receipts, settled, swept)
 
 
 def reclaimed(run_id: str, receipt: Receipt) -> str:
@@ -40,35 +63,59 @@ def reclaimed(run_id: str, receipt: Receipt) -> str:
 
 
 def settle(directories: StateDirectories, receipts: dict[str, Receipt]) -> tuple[RunRecord, ...]:
-    """Find records of runs that say they run, in guests that do not, and write down that they are
-    dead; those of runs that leave no record are removed. Returns the ones that were not."""
+    """Find records of runs whose last word was never written, in guests that are gone, and write
+    it: into the journal first. Those of runs that leave no record are removed. Returns the ones
+    that were not."""
     runs = Runs(directories.runs)
-    unsettled = [r for r in runs.all(on_damage=lambda _: None) if not r.ended]
+    journal = Journal(directories.journal)
+    unsettled = [r for r in runs.all(on_damage=lambda _: None) if not is_settled(r)]
     if not unsettled:
         return ()
     # Looked at after the records, so that a guest that is just being made is seen.
     living = {intent.run_id for intent in alive(directories)}
-    settled = []
+    written = []
     for record in unsettled:
+        # One in a tenant's guest has an intent of its own there.
+        if record.run_id in living or runs.held(record.run_id):
+            continue
         # It may have ended in an orderly way since.
         now = runs.read(record.run_id)
-        if record.guest in living or now is None or now.ended:
+        if now is None or is_settled(now):
             continue
-        if not record.detached or record.remove:
-            runs.remove(record.run_id)
-            continue
-        record = replace(
-            now,
-            state=RunState.DEAD,
-            error="its supervisor was killed",
-            hint="the journal has what is known: vmrun audit show",
-            exit_status=EXIT_KILLED,
-            finished=time.time(),
-            receipt=receipts.get(record.guest),
+        last = _last_word(now, receipts.get(now.guest))
+        journal.append(
+            "run.lost",
+            {
+                "run": last.run_id,
+                "name": last.name,
+                "tenant": last.tenant,
+                "error": last.error or _KILLED,
+            },
         )
-        try:
-            runs.write(record)
-        except StateError:
-            continue  # the next command tries again
-        settled.append(record)
-    return tuple(settled)
+        if not last.detached or last.remove:
+            runs.remove(last.run_id)
+            continue
+        with contextlib.suppress(StateError):  # the next command tries again
+            if runs.update(last):
+                written.append(last)
+    return tuple(written)
+
+
+def is_settled(record: RunRecord) -> bool:
+    """Whether all was said of it. A run with a guest of its own has ended when that was removed."""
+    own_guest = record.guest == record.run_id
+    return record.ended and (record.receipt is not None or not own_guest)
+
+
+def _last_word(record: RunRecord, receipt: Receipt | None) -> RunRecord:
+    if record.ended:
+        return replace(record, receipt=receipt or Receipt(()))
+    return replace(
+        record,
+        state=RunState.DEAD,
+        error=_KILLED,
+        hint="the journal has what is known: vmrun audit show",
+        exit_status=EXIT_KILLED,
+        finished=time.time(),
+        receipt=receipt or Receipt(()),
+    )

@@ -212,6 +212,15 @@ class GuestDirectory:
         os.close(self._lock)
 
 
+def checked_name(name: str) -> str:
+    """``name``, if a run can have it. Raises :class:`StateError`."""
+    if _NAME.fullmatch(name) is None:
+        raise StateError(
+            f"not a name: {name[:80]!r}", hint="letters, digits and hyphens, at most 63"
+        )
+    return name
+
+
 class ContainerDirectory(GuestDirectory):
     """The directory of a container that has no guest of its own, inside that of its tenant's guest,
     which takes it along when it is removed. It is there as long as anybody holds its lock: the
@@ -294,10 +303,8 @@ def claim(
     Raises :class:`NameInUse` when a live run has that name, :class:`StateError` when the
     directory cannot be made.
     """
-    if name is not None and _NAME.fullmatch(name) is None:
-        raise StateError(
-            f"not a name: {name[:80]!r}", hint="letters, digits and hyphens, at most 63"
-        )
+    if name is not None:
+        checked_name(name)
     guests = directories.guests
     if len(os.fsencode(guests)) + 13 + _LONGEST_BELOW_GUEST > _SUN_PATH:
         raise StateError(
@@ -425,7 +432,7 @@ def alive(directories: StateDirectories) -> tuple[Intent, ...]:
             return ()
         # A claim in progress must not find its lock taken by our look at it.
         with exclusive(guests / _LOCK):
-            paths = [p for p in sorted(guests.iterdir()) if _RUN_ID.fullmatch(p.name)]
+            paths = _directories(guests)
             found = [_live_intent(path) for path in paths]
             for path, intent in zip(paths, tuple(found), strict=True):
                 place = _containers(path)

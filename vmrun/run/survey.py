@@ -57,7 +57,7 @@ def guest_lives(directories: StateDirectories, guest: str) -> bool:
 
 
 def _see(runs: Runs, record: RunRecord, living: Mapping[str, Intent]) -> Seen | None:
-    intent = living.get(record.guest)
+    intent = living.get(record.run_id)
     if intent is not None and intent.kept_until > time.time():
         return Seen(record, RunState.EXITED, 0, intent.kept_until)
     if intent is not None:
@@ -68,4 +68,6 @@ def _see(runs: Runs, record: RunRecord, living: Mapping[str, Intent]) -> Seen | 
     now = runs.read(record.run_id)
     if now is None:
         return None
-    return Seen(now, now.state if now.ended else RunState.DEAD)
+    # Whoever holds it has still to write its last word.
+    true = now.ended or runs.held(now.run_id)
+    return Seen(now, now.state if true else RunState.DEAD)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from vmrun.hypervisor.remains import remains, remove_remains
@@ -11,6 +13,8 @@ from vmrun.model.errors import HypervisorError, VmrunError
 from vmrun.model.plan import EMBEDDED
 from vmrun.model.report import Receipt, Removed
 from vmrun.run.state import GuestDirectory, Intent, StateDirectories, orphans
+
+_KEYS = ("key", "known_hosts")
 
 Undo = Callable[[], Iterable[Removed]]
 
@@ -37,22 +41,64 @@ class Teardown:
         return tuple(removed)
 
 
-def remove_guest(directory: GuestDirectory) -> tuple[Removed, ...]:
+def remove_guest(
+    directory: GuestDirectory, *, before_the_last: Callable[[], None] = lambda: None
+) -> tuple[Removed, ...]:
     """Remove whatever is left of a guest, its directory last, and give up its ownership.
 
     The directory stays when something else could not be removed, so that the next command
-    finds it and tries again.
+    finds it and tries again. ``before_the_last`` is called when only the directory remains to be
+    removed, with all but its intent gone: what it raises keeps it, too, and is raised.
     """
     intent = directory.intent
-    if intent.connect != EMBEDDED:
-        _ask_daemon(intent)
-    removed = list(remove_remains(domain=intent.domain, uuid=intent.uuid))
-    left = remains(domain=intent.domain, uuid=intent.uuid)
-    removed.extend(Removed("leftover", item, gone=False) for item in left)
-    if not left:
-        removed.append(Removed("directory", str(directory.path), gone=directory.remove()))
-    directory.release()
+    try:
+        if intent.connect != EMBEDDED:
+            _ask_daemon(intent)
+        removed = list(remove_remains(domain=intent.domain, uuid=intent.uuid))
+        left = remains(domain=intent.domain, uuid=intent.uuid)
+        removed.extend(Removed("leftover", item, gone=False) for item in left)
+        if not left:
+            made = _contents(directory)
+            directory.clear()
+            before_the_last()
+            gone = directory.remove()
+            removed.extend(_proved(kind, paths) for kind, paths in made)
+            removed.append(Removed("directory", str(directory.path), gone=gone))
+    finally:
+        directory.release()
     return tuple(removed)
+
+
+def _contents(directory: GuestDirectory) -> list[tuple[str, list[Path]]]:
+    """What a receipt names of a guest's directory, by kind."""
+    try:
+        paths = sorted(directory.path.iterdir())
+        sockets = [path for path in paths if path.is_socket()]
+    except OSError:
+        return []
+    keys = [path for path in paths if path.name in _KEYS]
+    root = [path for path in paths if path == directory.hypervisor_root]
+    kinds = (("domain root", root), ("sockets", sockets), ("keys", keys))
+    return [(kind, found) for kind, found in kinds if found]
+
+
+def _proved(kind: str, paths: list[Path]) -> Removed:
+    """Whether none of them is there, and nobody listens on one that is not there any more."""
+    gone = not any(os.path.lexists(path) for path in paths)
+    if kind == "sockets":
+        gone = gone and not _bound(paths)
+    return Removed(kind, " ".join(path.name for path in paths), gone)
+
+
+def _bound(paths: list[Path]) -> bool:
+    """Whether a process holds a socket of one of these names (/proc/net/unix, proc(5)); not if the
+    kernel does not say: the processes are proved to be gone one by one."""
+    try:
+        lines = Path("/proc/net/unix").read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    names = {str(path) for path in paths}
+    return any(line.split(" ")[-1] in names for line in lines)
 
 
 def _ask_daemon(intent: Intent) -> None:
@@ -65,9 +111,26 @@ def _ask_daemon(intent: Intent) -> None:
         hypervisor.destroy_leftover(GuestIdentifiers(intent.domain, intent.uuid))
 
 
-def reclaim(directories: StateDirectories) -> tuple[tuple[str, Receipt], ...]:
-    """Remove what dead runs left; one receipt for each, by run id."""
-    return tuple(
-        (directory.intent.run_id, Receipt(remove_guest(directory)))
-        for directory in orphans(directories)
-    )
+def reclaim(
+    directories: StateDirectories,
+    *,
+    tell: Callable[[str], None] = lambda _: None,
+) -> tuple[tuple[str, Receipt], ...]:
+    """Remove what dead runs left; one receipt for each, by run id.
+
+    ``tell`` is given the id of each guest when nothing of it remains but its intent: a crash after
+    that tells once more, never less. Raises what it raises, when all others are done.
+    """
+    receipts = []
+    failure: VmrunError | None = None
+    for directory in orphans(directories):
+        run_id = directory.intent.run_id
+        try:
+            removed = remove_guest(directory, before_the_last=partial(tell, run_id))
+        except VmrunError as error:
+            failure = error
+            continue
+        receipts.append((run_id, Receipt(removed)))
+    if failure is not None:
+        raise failure
+    return tuple(receipts)

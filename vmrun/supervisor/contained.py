@@ -9,6 +9,7 @@ from vmrun.engine.container import run_command
 from vmrun.engine.guest import counters_command, freeze_command
 from vmrun.engine.selection import make_engine
 from vmrun.model.errors import EngineError, Refused
+from vmrun.model.network import Publish
 from vmrun.model.plan import Plan
 from vmrun.model.report import Assertion, Usage
 from vmrun.planning.container_spec import oci_process
@@ -21,6 +22,9 @@ _GATE_TIMEOUT = 60.0
 
 class Wire(Protocol):
     """What connects a container's network namespace, if anything does."""
+
+    def reserve(self, plan: Plan) -> tuple[Publish, ...]:
+        """Take the ports of the host that a run publishes; returns them as they are."""
 
     def lay(self, plan: Plan) -> None:
         """Make what has to be there before the container is made."""
@@ -83,9 +87,10 @@ class Contained:
         if self._container is not None:
             self._container.kill()
 
-    def discard(self) -> None:
-        """Remove what it leaves in a guest that goes on."""
-        self._engine.discard(self.plan, self._live.connection(self._number))
+    def discard(self, *, image: bool) -> None:
+        """Remove what it leaves in a guest that goes on; its ``image``, too, unless another
+        container is about to use that."""
+        self._engine.discard(self.plan, self._live.connection(self._number), image=image)
 
     def signal(self, number: int) -> None:
         """Send a signal to its first process."""

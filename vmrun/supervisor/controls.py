@@ -5,31 +5,15 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from dataclasses import dataclass
 
 from vmrun.hypervisor.process import cpu_seconds, proportional_memory
 from vmrun.model.errors import GuestError, StateError, VmrunError
 from vmrun.model.signals import KILL
+from vmrun.model.stats import Stats
 from vmrun.supervisor.contained import Contained
 from vmrun.supervisor.live import LiveGuest
 
 _KILL_TIMEOUT = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """What a container and the QEMU of its guest use now: bytes, counts and seconds."""
-
-    memory: int
-    memory_limit: int
-    pids: int
-    pids_limit: int
-    cpu_seconds: float
-    cpus: float
-    guest_memory: int
-    qemu_memory: int | None
-    qemu_cpu_seconds: float
-    read_at: float
 
 
 class Controls:

@@ -26,6 +26,8 @@ from vmrun.supervisor.live import GuestOrder
 from vmrun.supervisor.protocol import failure, raised
 
 _LONGEST_LINE = 1 << 20
+_TEARDOWN = 60.0
+"""Seconds that a supervisor gets to remove what it has made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +98,23 @@ def launch(
         except Interrupted:
             # It meets the closed pipe, or this: either way it tears everything down.
             process.terminate()
-            process.wait()
+            _see_it_end(process)
             raise
         except BrokenPipeError:
             raise StateError(
                 "the supervisor ended at once", hint=f"see {log}", details=_tail(log)
             ) from None
     return process.pid
+
+
+def _see_it_end(process: subprocess.Popen[bytes]) -> None:
+    """Wait until it has torn everything down. One that does not is killed, and what it owned is
+    reclaimed by the next command."""
+    try:
+        process.wait(_TEARDOWN)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def supervisor_command() -> list[str]:
@@ -123,7 +135,12 @@ def _follow(report: BinaryIO, announce: Callable[[str], None]) -> None:
             raise StateError(
                 "the supervisor ended before the guest was up", hint="'vmrun gc' removes the rest"
             )
-        message = json.loads(line)
+        try:
+            message = json.loads(line)
+        except ValueError:
+            message = None
+        if not isinstance(message, dict):
+            raise StateError("the supervisor did not say what it does", hint="see its log")
         if (error := raised(message)) is not None:
             raise error
         if message.get("started"):

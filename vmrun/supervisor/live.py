@@ -63,6 +63,9 @@ class LiveGuest:
         self.host_key = host_key
         self.paused = False
         self.lost = threading.Event()
+        self.turn = threading.Lock()
+        """Whose turn it is to bring a container in, start it or clear it away: one at a time is
+        what memory is planned for, and an image must not go while it is about to be used."""
         self._sockets = Sockets.within(directory.path, ssh_ports=order.plan.ssh_ports)
         self._connections: dict[int, SshConnection] = {}
         self._lock = threading.Lock()

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,17 +34,66 @@ class Runs:
     def write(self, record: RunRecord) -> None:
         """Write a record, whole or not at all. Raises :class:`StateError`."""
         folder = self.folder(record.run_id)
-        partial = folder / f"{_RECORD}.partial"
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with partial.open("w") as file:
-                os.fchmod(file.fileno(), 0o600)
-                file.write(dumps(record))
-            partial.replace(folder / _RECORD)
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with self._alone():
+                folder.mkdir(mode=0o700, exist_ok=True)
+                self._write(folder, record)
         except OSError as error:
-            raise StateError(
-                f"cannot write {folder}: {error.strerror}", hint="free disk space"
-            ) from error
+            raise _unwritable(folder, error) from error
+
+    def update(self, record: RunRecord) -> bool:
+        """Write a record anew if it is still there: one that was removed meanwhile stays removed.
+        Raises :class:`StateError`."""
+        folder = self.folder(record.run_id)
+        try:
+            with self._alone():
+                if not (folder / _RECORD).exists():
+                    return False
+                self._write(folder, record)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+        return True
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else makes or removes folders: one without a record is what a crash has left."""
+        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _write(self, folder: Path, record: RunRecord) -> None:
+        partial = folder / f"{_RECORD}.partial"
+        with partial.open("w") as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(dumps(record))
+        partial.replace(folder / _RECORD)
+
+    def hold(self, run_id: str) -> None:
+        """Say that this process has still to write a run's last word, until it ends: the run's
+        guest may be gone by then, and with it the lock that says who owns the run."""
+        with contextlib.suppress(OSError):
+            descriptor = os.open(self.folder(run_id), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+    def held(self, run_id: str) -> bool:
+        """Whether a process has still to write a run's last word."""
+        try:
+            descriptor = os.open(self.folder(run_id), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
 
     def read(self, run_id: str) -> RunRecord | None:
         """The record of a run; None when there is none. Raises :class:`StateError` when it is
@@ -116,8 +167,29 @@ class Runs:
         """Remove a run's record and its logs; whether nothing of it remains."""
         if RUN_ID.fullmatch(run_id) is None:
             raise StateError(f"not a run id: {run_id[:80]!r}")
-        shutil.rmtree(self.folder(run_id), ignore_errors=True)
-        return not self.folder(run_id).exists()
+        folder = self.folder(run_id)
+        if not os.path.lexists(folder):
+            return True
+        with contextlib.suppress(OSError), self._alone():
+            shutil.rmtree(folder, ignore_errors=True)
+        return not os.path.lexists(folder)
+
+    def sweep(self) -> tuple[str, ...]:
+        """Remove the folders that have no record: what a crash has left of one that was just being
+        made or removed. Returns their ids. Raises :class:`StateError`."""
+        swept = []
+        for run_id in self._ids():
+            folder = self.folder(run_id)
+            if (folder / _RECORD).exists() or folder.is_symlink() or not folder.is_dir():
+                continue
+            try:
+                with self._alone():
+                    if not (folder / _RECORD).exists():
+                        shutil.rmtree(folder, ignore_errors=True)
+                        swept.append(run_id)
+            except OSError as error:
+                raise _unwritable(folder, error) from error
+        return tuple(swept)
 
     def _ids(self) -> list[str]:
         try:
@@ -126,3 +198,7 @@ class Runs:
             return []
         except OSError as error:
             raise StateError(f"cannot read {self._directory}: {error.strerror}") from error
+
+
+def _unwritable(folder: Path, error: OSError) -> StateError:
+    return StateError(f"cannot write {folder}: {error.strerror}", hint="free disk space")

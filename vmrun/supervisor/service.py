@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vmrun.model.errors import DeadlineExceeded, GuestError, StateError, VmrunError
+from vmrun.model.errors import DeadlineExceeded, GuestError, Interrupted, StateError, VmrunError
 from vmrun.model.plan import Plan
 from vmrun.model.run_record import Health, RunRecord, RunState
 from vmrun.run.ports import Streams
@@ -47,11 +47,12 @@ class Service(TrackedRun):
         *,
         shared: bool,
         on_end: Callable[[Service], None],
+        discard: Callable[[Service, Contained], None] = lambda _service, _contained: None,
         streams: Streams | None = None,
         number: int = 0,
     ) -> None:
         """Without ``streams`` the output goes into the run's log. ``on_end`` is told of its last
-        end."""
+        end; ``discard`` removes what its container leaves in the guest."""
         log: LogWriter | None = None
         if streams is None:
             log = LogWriter(around.runs.folder(plan.run_id), on_problem=self._log_problem)
@@ -67,7 +68,7 @@ class Service(TrackedRun):
         self._on_end = on_end
         self._live = live
         self._around = around
-        self._shared = shared
+        self._discard = discard
         self._log = log
         self._contained = contained
         self._first: queue.Queue[VmrunError | None] = queue.Queue()
@@ -89,7 +90,8 @@ class Service(TrackedRun):
         status = 0
         error: VmrunError | None = None
         try:
-            moved = self._contained.deliver()
+            with self._live.turn:
+                moved = self._contained.deliver()
             self.change(delivered_bytes=moved)
             self._around.prepare(self.plan)
             status = self._run_and_run_again()
@@ -102,6 +104,8 @@ class Service(TrackedRun):
         options = self.plan.workload.service
         restarts = 0
         while True:
+            if self.controls.asked_to_stop.is_set():
+                raise Interrupted("it was stopped before it had started")
             started = self._start()
             status = self._wait()
             ran_for = time.monotonic() - started
@@ -127,7 +131,8 @@ class Service(TrackedRun):
                 return status
 
     def _start(self) -> float:
-        assertions = self._contained.start()
+        with self._live.turn:
+            assertions = self._contained.start()
         begun = time.monotonic()
         check = self.plan.workload.service.health
         self.change(
@@ -179,8 +184,7 @@ class Service(TrackedRun):
         self._around.wire.detach(self.plan)
         try:
             self._around.conclude(self.plan)
-            if self._shared:
-                self._contained.discard()
+            self._discard(self, self._contained)
         except VmrunError as failed:
             error = error or failed
             status = status or failed.exit_status

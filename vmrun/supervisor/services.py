@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from dataclasses import replace
 
 from vmrun.model.errors import NameInUse, StateError, VmrunError
 from vmrun.model.plan import Plan
 from vmrun.model.run_record import RunRecord
 from vmrun.model.signals import TERM, signal_number
 from vmrun.run.ports import Streams
+from vmrun.run.state import ContainerDirectory, hold_container, sweep_containers
+from vmrun.supervisor.contained import Contained
 from vmrun.supervisor.live import LiveGuest
 from vmrun.supervisor.records import Runs
 from vmrun.supervisor.service import Service, Surroundings
@@ -28,13 +31,44 @@ class Services:
         self._runs = runs
         self._own = own
         self._services: dict[str, Service] = {}
+        self._ports: dict[str, int] = {}
+        self._directories: dict[str, ContainerDirectory] = {}
+        self._unclean: set[str] = set()
         self._lock = threading.Lock()
-        self._count = 0
         self.last: RunRecord | None = None
         """The record of the guest's own run, as it was at its end."""
 
     def add(self, plan: Plan, record: RunRecord, streams: Streams | None = None) -> Service:
-        """Begin a run. Raises :class:`NameInUse`, :class:`StateError`."""
+        """Begin a run. Raises :class:`NameInUse`, :class:`StateError`, :class:`UsageError`."""
+        if not self._own:
+            record = self._admit(plan, record)
+        try:
+            service = self._enter(plan, record, streams)
+        except BaseException:
+            self._around.wire.detach(plan)
+            self._let_go(plan)
+            raise
+        service.change()
+        service.begin()
+        return service
+
+    def _admit(self, plan: Plan, record: RunRecord) -> RunRecord:
+        """Hold what one more container of a tenant's guest needs on the host."""
+        guest = self.live.directory.path
+        if record.guest != guest.name or plan.run_id != record.run_id:
+            raise StateError(f"run {record.run_id[:40]!r} was not planned for this guest")
+        with self._lock:
+            sweep_containers(guest)
+            if plan.run_id in self._directories:
+                raise StateError(f"run {plan.run_id} is here already", hint="see 'vmrun ps'")
+            self._directories[plan.run_id] = hold_container(guest, plan.run_id)
+        try:
+            return replace(record, ports=self._around.wire.reserve(plan))
+        except BaseException:
+            self._let_go(plan)
+            raise
+
+    def _enter(self, plan: Plan, record: RunRecord, streams: Streams | None) -> Service:
         with self._lock:
             if self.over.is_set():
                 raise StateError("the guest is ending", hint="see 'vmrun ps'")
@@ -47,14 +81,18 @@ class Services:
                 self._around,
                 shared=not self._own,
                 streams=streams,
-                number=self._count,
+                number=self._quietest_port(),
                 on_end=self._ended,
+                discard=self._discard,
             )
-            self._count += 1
+            self._ports[plan.run_id] = self._quietest_port()
             self._services[plan.run_id] = service
-        service.change()
-        service.begin()
-        return service
+            return service
+
+    def _quietest_port(self) -> int:
+        """The SSH connection that the fewest containers use."""
+        used = list(self._ports.values())
+        return min(range(self.live.order.plan.ssh_ports), key=used.count)
 
     def get(self, run_id: object) -> Service:
         """The run with that id. Raises :class:`StateError` when it is not here (any more)."""
@@ -96,10 +134,52 @@ class Services:
             self.stopping = service.controls.asked_to_stop.is_set()
             self.over.set()
             return
+        record = service.record
+        clean = self._let_go(service.plan) and record.run_id not in self._unclean
+        if record.remove:
+            self._runs.remove(record.run_id)
+        with contextlib.suppress(VmrunError):  # as for any event of what ran
+            self._around.journal(
+                "run.end",
+                {
+                    "run": record.run_id,
+                    "tenant": record.tenant,
+                    "reference": record.image,
+                    "digest": record.image_digest,
+                    "status": str(record.exit_status),
+                    "error": record.error.partition(":")[0],
+                    "clean": str(clean).lower(),
+                },
+            )
+
+    def _discard(self, service: Service, contained: Contained) -> None:
+        """Remove what a container leaves; with its guest, where that ends."""
+        if self._own or self.over.is_set():
+            return
+        digest = service.plan.image.config_blob.digest
+        with self.live.turn:
+            used = any(
+                other.plan.image.config_blob.digest == digest
+                for other in self.all()
+                if other is not service
+            )
+            try:
+                contained.discard(image=not used)
+            except VmrunError:
+                self._unclean.add(service.plan.run_id)
+                raise
+
+    def _let_go(self, plan: Plan) -> bool:
+        """Give back what it held on the host; whether all of that is gone."""
         with self._lock:
-            self._services.pop(service.plan.run_id, None)
-        if service.record.remove:
-            self._runs.remove(service.plan.run_id)
+            self._services.pop(plan.run_id, None)
+            self._ports.pop(plan.run_id, None)
+            directory = self._directories.pop(plan.run_id, None)
+        if directory is None:
+            return True
+        gone = directory.remove()
+        directory.release()
+        return gone
 
 
 def _stop(service: Service) -> None:

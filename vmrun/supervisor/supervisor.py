@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from vmrun.channel.ssh import SshConnection
 from vmrun.journal.journal import Journal
-from vmrun.model.errors import ChannelError, GuestError, Interrupted, VmrunError
+from vmrun.model.errors import ChannelError, GuestError, Interrupted, StateError, VmrunError
 from vmrun.model.plan import Plan
 from vmrun.model.report import Assertion, Receipt
 from vmrun.model.run_record import RunRecord, RunState
@@ -103,6 +103,8 @@ def supervise(told: Launch) -> int:
     runs = Runs(told.directories.runs)
     journal = Journal(told.directories.journal)
     own = told.own
+    if own is not None:
+        runs.hold(own.record.run_id)
     fate = _Fate(record=own.record if own else None)
     services: Services | None = None
     with signal_guard() as guard:
@@ -136,7 +138,11 @@ def supervise(told: Launch) -> int:
                 removed = teardown.run()
                 _maybe_start_over(told, directory, journal, fate, guard)
                 receipt = Receipt((*removed, *remove_guest(directory)))
-    _write_down(told, runs, journal, fate, receipt, clock)
+    try:
+        _write_down(told, runs, journal, fate, receipt, clock)
+    except StateError as error:
+        # Its record says so by having no receipt: the next command writes the last word.
+        _note(f"the end of this run is not written down: {error.message}")
     if fate.error is not None and not fate.started:
         report.failed(fate.error)
     return 0 if receipt.clean else 1
@@ -259,10 +265,7 @@ def _write_down(
         phases=clock.phases,
         finished=record.finished or time.time(),
     )
-    if record.remove or not fate.started:
-        runs.remove(record.run_id)
-    else:
-        runs.write(record)
+    # The journal first: a record with its last word is asked about no more.
     journal.append(
         "run.end",
         {
@@ -274,3 +277,7 @@ def _write_down(
             "clean": str(receipt.clean).lower(),
         },
     )
+    if record.remove or not fate.started:
+        runs.remove(record.run_id)
+    else:
+        runs.update(record)

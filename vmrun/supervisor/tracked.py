@@ -29,6 +29,7 @@ class TrackedRun:
         self._record = record
         self._runs = runs
         self._journal = journal
+        self._written = False
         self._unwritten = False
         self._lock = threading.RLock()
 
@@ -43,7 +44,12 @@ class TrackedRun:
         with self._lock:
             self._record = replace(self._record, **fields)
             try:
-                self._runs.write(self._record)
+                if self._written:
+                    # What was removed meanwhile must not come back.
+                    self._runs.update(self._record)
+                else:
+                    self._runs.write(self._record)
+                self._written = True
                 self._unwritten = False
             except StateError:
                 self._unwritten = True

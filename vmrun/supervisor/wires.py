@@ -35,9 +35,10 @@ class _Network:
         self._rules: dict[str, tuple[Allow, ...]] = {}
         self._runs: dict[str, str] = {}
         self._journal = journal
+        self._names = dict(plan.names)
         self._egress = Egress(
             lambda address: self._rules.get(address, ()),
-            dict(plan.names),
+            self._names,
             self._record,
             gateway=plan.gateway,
         )
@@ -54,7 +55,9 @@ class _Network:
             raise
 
     def join(self, plan: NetworkPlan, run_id: str) -> None:
-        """The rules of one more container."""
+        """The rules of one more container, and the names that it brings along. Ports that nobody
+        here was allowed before are reached through the proxies only."""
+        self._names.update(plan.names)
         self.members[run_id] = plan.address
         self._runs[plan.address] = run_id
         self._rules[plan.address] = plan.allow

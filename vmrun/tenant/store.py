@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vmrun.host.lock import exclusive
 from vmrun.model.errors import StateError
-from vmrun.model.tenant import DEFAULT_TENANT, Tenant, checked_tenant
+from vmrun.model.tenant import RESERVED, Tenant, checked_tenant
 from vmrun.model.wire import dumps, loads
 
 _FILE = "tenant.json"
@@ -43,9 +43,9 @@ class TenantStore:
         """Write a new tenant down, whole or not at all. Raises :class:`StateError` when there is
         one of that name."""
         name = checked_tenant(tenant.name)
-        if name == DEFAULT_TENANT:
+        if name in RESERVED:
             raise StateError(
-                f"tenant {name!r} is there without being created", hint="choose another name"
+                f"a tenant cannot be called {name!r}: that name is vmrun's", hint="choose another"
             )
         with self.locked(), _explained(self._directory):
             self._sweep()
@@ -104,6 +104,10 @@ class TenantStore:
             except FileNotFoundError:
                 return ()
         return tuple(self.get(name) for name in names if not name.startswith("."))
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a tenant of that name, be its file readable or not."""
+        return (self._directory / checked_tenant(name)).is_dir()
 
     def remove(self, name: str) -> bool:
         """Remove a tenant and what is kept of its images; whether all of it is gone. To be called

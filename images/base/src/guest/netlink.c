@@ -23,7 +23,8 @@ int netlink_open(void)
 static void add_bytes(struct request *request, const void *data, size_t size)
 {
 	/* All callers together need less than half of the body. */
-	memcpy((unsigned char *)request + request->header.nlmsg_len, data, size);
+	if (size > 0)
+		memcpy((unsigned char *)request + request->header.nlmsg_len, data, size);
 	request->header.nlmsg_len += (uint32_t)NLMSG_ALIGN(size);
 }
 

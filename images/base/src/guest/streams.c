@@ -261,7 +261,7 @@ void streams_receive(const struct wire_frame *frame, struct network network)
 		receive_end(stream);
 	} else {
 		uint32_t more = wire_number(frame->payload);
-		if (more > WIRE_TO_HOST_WINDOW - stream->credit)
+		if (more == 0 || more > WIRE_TO_HOST_WINDOW - stream->credit)
 			violation(frame);
 		stream->credit += more;
 	}

@@ -1,0 +1,1 @@
+"""Killing things on purpose, and counting what is left."""

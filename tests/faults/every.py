@@ -1,0 +1,11 @@
+"""All faults that the campaign knows."""
+
+from __future__ import annotations
+
+from tests.faults import kills
+from tests.faults.fault import Fault
+
+
+def every_fault() -> list[Fault]:
+    """All of them, in the order in which they are done."""
+    return [*kills.attended(), *kills.detached()]
