@@ -33,6 +33,7 @@ from vmrun.channel import ssh
 from vmrun.channel.ssh import SshConnection
 from vmrun.channel.transport import BoundedPacketizer, BoundedTransport
 from vmrun.engine.pump import Sink
+from vmrun.engine.watchdog import Watchdog
 from vmrun.model.errors import ChannelError, VmrunError
 
 MIB = 1 << 20
@@ -221,6 +222,7 @@ class Relay:
                 if self._inner in ready:
                     data = self._inner.recv(65536)
                     if not data:
+                        self._outer.shutdown(socket.SHUT_WR)
                         return
                     if self._limit >= 0:
                         data = data[: self._limit - self.carried]
@@ -660,13 +662,21 @@ def test_any_messages_behind_the_keys(messages: list[tuple[int, list[bytes]]]) -
     connection = SshConnection.open(
         through.client, client_key=CLIENT, host_key=HOST.public_line, timeout=20
     )
-    with takes_at_most(10), contextlib.suppress(VmrunError):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        takes_at_most(10),
+        contextlib.suppress(VmrunError),
+    ):
+        for name in ("_OPEN_TIMEOUT", "_REQUEST_TIMEOUT", "_CLOSE_TIMEOUT"):
+            patch.setattr(ssh, name, 0.5)
         process = connection.execute("speak")
-        while process.read(65536):
-            pass
-        process.wait(3)
+        # As those do who read something that has to end.
+        with Watchdog(1, process.close, "the command did not end"):
+            while process.read(65536):
+                pass
+        process.wait(1)
         process.close()
-        connection.execute("exit 0").wait(3)
+        connection.execute("exit 0").wait(1)
     with takes_at_most(3):
         connection.close()
     through.close()

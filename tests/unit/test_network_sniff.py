@@ -220,6 +220,7 @@ def test_each_request_of_a_connection_is_judged(before: bytes, size: int) -> Non
         b"GET /\xc3\xa9 HTTP/1.1\r\nHost: evil.example.net\r\n\r\n",
         b"GET / HTTP/1.1\rHost: evil.example.net\r\r",
         b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\nHost: evil.example.net\r\n\r\n",
+        b" " * 20_000 + EVIL,
         b"GET / HTTP/1.1\r\nHost: www.example.com\r\n" + b"A: b\r\n" * 200 + b"\r\n",
         b"GET / HTTP/1.1\r\nHost: www.example.com\r\nA: " + b"b" * 40_000,
         b"POST / HTTP/1.1\r\nHost: www.example.com\r\nContent-Length: 3\r\n"

@@ -34,9 +34,10 @@ class Egress:
     """Decides for the containers of one network, whose gateway has the address ``gateway``.
 
     ``rules_of`` gives the rules of the container at an address of the wire; of an unknown address
-    it must give none. ``names`` are the network's containers by name. ``record`` writes a decision
-    down; where it raises, nothing is connected. ``resolve`` and ``connect`` are how this host
-    resolves a name and connects to an address that has been judged.
+    it must give none. ``names`` are the network's containers by name, in lower case; it may change
+    while containers come and go. ``record`` writes a decision down; where it raises, nothing is
+    connected. ``resolve`` and ``connect`` are how this host resolves a name and connects to an
+    address that has been judged. ``streams`` connections may a container have at a time.
     """
 
     def __init__(

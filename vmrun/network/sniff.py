@@ -124,7 +124,7 @@ class Inspector:
         if not _WORD.fullmatch(line.rstrip(b"\r\n")):
             return self._other()
         if len(line) > MAX_LINE:
-            if len(line.split(None, 1)) < 2:
+            if line.split(None, 1) == [line]:
                 return self._other()
             raise Refused(f"a first line of more than {MAX_LINE} bytes")
         if _BARE_CR.search(line):

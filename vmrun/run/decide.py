@@ -103,7 +103,11 @@ def decide(
         for warning in plan.warnings:
             options.note(warning)
     if decision.trust is not None:
-        fields = {"accelerator": str(host.accelerator), "profile": str(workload.profile)}
+        fields = {
+            "tenant": workload.tenant,
+            "accelerator": str(host.accelerator),
+            "profile": str(workload.profile),
+        }
         options.memory.starts(intent.run_id, image, decision.trust, fields)
     return plan
 

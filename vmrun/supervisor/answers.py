@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from vmrun.model.errors import StateError, VmrunError
+from vmrun.model.errors import DeadlineExceeded, StateError, VmrunError
 from vmrun.model.plan import Plan
 from vmrun.model.run_record import RunRecord
 from vmrun.model.wire import decode, encode
@@ -85,7 +85,8 @@ class Answers:
             service.controls.ended.wait()
             final = service.record
             if final.error:
-                error = VmrunError(final.error, hint=final.hint, details=final.details)
+                kind = DeadlineExceeded if service.expired else VmrunError
+                error = kind(final.error, hint=final.hint, details=final.details)
                 line.send_frame(Kind.FAILURE, json.dumps(failure(error)).encode())
             line.send_frame(Kind.EXIT, str(service.controls.status).encode())
         finally:

@@ -73,7 +73,8 @@ class Service(TrackedRun):
         self._contained = contained
         self._first: queue.Queue[VmrunError | None] = queue.Queue()
         self._health: HealthProber | None = None
-        self._expired = False
+        self.expired = False
+        """Whether it ran longer than it may, and was killed for that."""
 
     def begin(self) -> None:
         """Start its thread."""
@@ -113,7 +114,7 @@ class Service(TrackedRun):
             delay = restart_delay(
                 options.restart,
                 status=status,
-                asked_to_stop=self.controls.asked_to_stop.is_set() or self._expired,
+                asked_to_stop=self.controls.asked_to_stop.is_set() or self.expired,
                 restarts=restarts,
                 ran_for=ran_for,
             )
@@ -158,7 +159,7 @@ class Service(TrackedRun):
         try:
             status = self._contained.wait()
         except VmrunError:
-            if not self._expired:
+            if not self.expired:
                 raise
             status = DeadlineExceeded.exit_status
         finally:
@@ -166,7 +167,7 @@ class Service(TrackedRun):
                 timer.cancel()
             if self._health is not None:
                 self._health.stop()
-        if self._expired:
+        if self.expired:
             raise DeadlineExceeded(
                 f"the workload was killed: it ran longer than {limit:g} s",
                 hint="allow more with --timeout",
@@ -174,7 +175,7 @@ class Service(TrackedRun):
         return status
 
     def _expire(self) -> None:
-        self._expired = True
+        self.expired = True
         self._contained.kill()
 
     def _conclude(self, status: int, error: VmrunError | None) -> None:
