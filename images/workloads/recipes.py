@@ -29,7 +29,7 @@ class Recipe:
     wheels: Mapping[str, str] = field(default_factory=dict)
 
 
-def _busybox(downloads: Path, root: Path) -> Mapping[str, Entry]:
+def _busybox(downloads: Path, root: Path, package: str = "busybox-static") -> Mapping[str, Entry]:
     extract(downloads, root)
     binary = root / "bin" / "busybox"
     if not binary.exists():
@@ -46,7 +46,29 @@ def _busybox(downloads: Path, root: Path) -> Mapping[str, Entry]:
         "home/app": Entry(owner=1000),
         "tmp": Entry(mode=0o1777),
         "usr/bin/env": Entry(target="../../bin/busybox"),
-        **_recorded(downloads, "busybox-static"),
+        **_recorded(downloads, package),
+    }
+
+
+def _web(downloads: Path, root: Path) -> Mapping[str, Entry]:
+    """busybox with the C library beside it, so that it finds hosts by their names, and a page."""
+    image = dict(_busybox(downloads, root, "busybox"))
+    libraries = "usr/lib/x86_64-linux-gnu"
+    found = {path.name: path for path in root.rglob("*.so*") if path.is_file()}
+    loader = "ld-linux-x86-64.so.2"
+    for name in (loader, "libc.so.6", "libm.so.6", "libresolv.so.2"):
+        image[f"{libraries}/{name}"] = Entry(found[name].read_bytes())
+    return {
+        **image,
+        "lib": Entry(target="usr/lib"),
+        "lib64": Entry(),
+        f"lib64/{loader}": Entry(target=f"../{libraries}/{loader}"),
+        "usr/lib": Entry(),
+        libraries: Entry(),
+        "etc/nsswitch.conf": Entry(b"hosts: files dns\n", mode=0o644),
+        "www": Entry(),
+        "www/index.html": Entry(b"hello from a guest\n", mode=0o644),
+        **_recorded(downloads, "libc6"),
     }
 
 
@@ -79,6 +101,15 @@ RECIPES: Mapping[str, Recipe] = {
         collect=_vulnerable,
         settings={"Cmd": ["sh"], "Env": ["PATH=/bin:/usr/bin"]},
         wheels={VULNERABLE: debian.WHEELS[VULNERABLE]},
+    ),
+    "web": Recipe(
+        packages=("busybox", "libc6", "base-files"),
+        collect=_web,
+        settings={
+            "Cmd": ["httpd", "-f", "-p", "8080", "-h", "/www"],
+            "Env": ["PATH=/bin:/usr/bin"],
+            "User": "app",
+        },
     ),
     "debian": Recipe(
         packages=debian.PACKAGES,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import re
 import sys
 import tempfile
 import time
@@ -15,15 +16,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.faults.decoys import decoys
+from tests.faults.disk import SIZE
 from tests.faults.every import every_fault
 from tests.faults.fault import Fault, Field, Outcome, report, suffer
 from tests.faults.world import demo_image, world
 
 
 @contextmanager
-def field_of(image: str, seed: int) -> Iterator[Field]:
-    """A world with decoys and a bystander."""
-    with world(image) as made, decoys(made) as false:
+def field_of(image: str, seed: int, *, size: str = "") -> Iterator[Field]:
+    """A world with decoys and a bystander, on a file system of that size if one is given."""
+    with world(image, size=size) as made, decoys(made) as false:
         yield Field(made, false, random.Random(seed))
 
 
@@ -72,20 +74,25 @@ def main() -> int:
     """The whole campaign, or what was asked for of it."""
     parser = argparse.ArgumentParser(prog="python -m tests.e2e.fault_campaign")
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--only", default="", metavar="NAME", help="faults with this in their name")
+    parser.add_argument("--only", default="", metavar="NAME", help="faults whose names match it")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--list", action="store_true", help="print the faults, and do none")
     asked = parser.parse_args()
-    faults = [fault for fault in every_fault() if asked.only in fault.name]
+    faults = [fault for fault in every_fault() if re.search(asked.only, fault.name)]
     if asked.list or not faults:
         print("\n".join(fault.name for fault in faults))
         return 0 if faults else 2
     print(f"seed {asked.seed}, {len(faults)} faults", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="vf-image-") as directory:
         Path(directory).chmod(0o755)
-        with field_of(demo_image(Path(directory) / "image"), asked.seed) as place:
-            outcomes = campaign(faults, place, rounds=asked.rounds)
+        image = demo_image(Path(directory) / "image")
+        outcomes = []
+        for small in (False, True):
+            some = [fault for fault in faults if fault.small is small]
+            if some:
+                with field_of(image, asked.seed, size=SIZE if small else "") as place:
+                    outcomes += campaign(some, place, rounds=asked.rounds)
     print(table(outcomes))
     if asked.json is not None:
         report(outcomes, asked.json)

@@ -242,17 +242,20 @@ def test_stop_ends_it_though_it_ignores_term(
     assert not list(load_settings().directories.runs.glob("*/*"))
 
 
-def test_a_failing_service_is_started_again(call: Call, service: str, busybox: str) -> None:
-    call("run", "-q", "-d", "--name", "flaky", "--restart", "on-failure:2", busybox, "--",
+def test_a_failing_service_is_started_again_until_it_is_removed(
+    call: Call, service: str, busybox: str
+) -> None:
+    call("run", "-q", "-d", "--name", "flaky", "--restart", "on-failure", busybox, "--",
          "sh", "-c", "echo begun; exit 3")  # fmt: skip
-    assert call("wait", "flaky").stdout == "3\n"
-    (run,) = shown(call, "--filter", "name=flaky")
-    assert (run["restarts"], run["exit_status"]) == (2, 3)
-    assert call("logs", "flaky").stdout == "begun\n" * 3
+    until(lambda: shown(call)[0]["restarts"] >= 2)
+    (run,) = shown(call)
+    assert run["state"] in ("restarting", "running")
+    assert call("logs", "flaky").stdout.startswith("begun\n" * 3)
     events = call("events", "--filter", f"run={run['run_id']}").stdout
-    assert events.count(" run.restart ") == 2
-    assert events.count(" run.end ") == 1
-    call("rm", "flaky")
+    assert events.count(" run.restart ") >= 2
+    call("rm", "--force", "flaky")
+    assert shown(call) == []
+    assert leftovers() == []
 
 
 def test_what_a_killed_supervisor_leaves_is_dead_and_is_removed(
@@ -303,12 +306,5 @@ def test_attended_runs_are_seen_and_stopped(
     assert call("logs", "here", ok=False).returncode == 1
     call("stop", "-t", "0", "here")
     assert attended.wait(20) == 137
-    assert shown(call) == []
-    assert leftovers() == []
-
-
-def test_rm_force_ends_it(call: Call, service: str, busybox: str) -> None:
-    call("run", "-q", "-d", "--rm", "--name", "brief", busybox, "--", "sleep", "300")
-    call("rm", "--force", "brief")
     assert shown(call) == []
     assert leftovers() == []

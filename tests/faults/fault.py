@@ -33,12 +33,14 @@ Act = Callable[[Field], None]
 @dataclass(frozen=True, slots=True)
 class Fault:
     """``act`` does harm and returns when it is done; ``quick`` ones boot no guest of their own.
-    ``total``: it takes the bystander, too, as a reboot does."""
+    ``total``: it takes the bystander, too, as a reboot does. ``small``: on a file system of a few
+    MiB."""
 
     name: str
     act: Act
     quick: bool = False
     total: bool = False
+    small: bool = False
 
 
 @dataclass(slots=True)

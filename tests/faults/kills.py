@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Iterator
 
 from tests.faults.fault import Act, Fault, Field
-from tests.faults.world import Violated, World, signal_to, until
+from tests.faults.world import Violated, signal_to, until
 
 KILL = signal.SIGKILL
 BEFORE_THE_GUEST = (
@@ -98,7 +97,7 @@ def detached() -> Iterator[Fault]:
 def _run_dies(fault: str, *command: str) -> Act:
     def act(place: Field) -> None:
         done = place.world.run(*command, fault=f"command {fault}").end(timeout=200)
-        _must(done == -KILL, f"the fault did not strike: status {done}")
+        must(done == -KILL, f"the fault did not strike: status {done}")
         _likeness(place)
 
     return act
@@ -116,8 +115,8 @@ def _qemu_dies_in_a_run(phase: str) -> Act:
         place.decoys.like(run_id)
         signal_to(until(lambda: place.world.qemu(run_id), "no QEMU"), KILL)
         status = run.end()
-        _must(status == 125, f"status {status}: {run.seen[-300:]!r}")
-        _must(b"Traceback" not in run.seen, f"a traceback: {run.seen[-600:]!r}")
+        must(status == 125, f"status {status}: {run.seen[-300:]!r}")
+        must(b"Traceback" not in run.seen, f"a traceback: {run.seen[-600:]!r}")
 
     return act
 
@@ -131,11 +130,11 @@ def _detach_dies(role: str, fault: str) -> Act:
         # A supervisor that lives on gives up: nobody knows of what it runs.
         status = run.end(timeout=200)
         if role == "command":
-            _must(status == -KILL, f"the fault did not strike: status {status}")
+            must(status == -KILL, f"the fault did not strike: status {status}")
         else:
-            _must(status == 125, f"status {status}: {run.seen[-300:]!r}")
-            _must(b"supervisor" in run.seen, f"it does not say why: {run.seen[-300:]!r}")
-        _must(b"Traceback" not in run.seen, f"a traceback: {run.seen[-600:]!r}")
+            must(status == 125, f"status {status}: {run.seen[-300:]!r}")
+            must(b"supervisor" in run.seen, f"it does not say why: {run.seen[-300:]!r}")
+        must(b"Traceback" not in run.seen, f"a traceback: {run.seen[-600:]!r}")
 
     return act
 
@@ -156,8 +155,8 @@ def _qemu_dies_in_detach(phase: str) -> Act:
         run.wait_for_phase(phase)
         signal_to(until(lambda: place.world.qemu(place.world.newest()), "no QEMU"), KILL)
         status = run.end()
-        _must(status == 125, f"status {status}: {run.seen[-300:]!r}")
-        _must(b"Traceback" not in run.seen, f"a traceback: {run.seen[-600:]!r}")
+        must(status == 125, f"status {status}: {run.seen[-300:]!r}")
+        must(b"Traceback" not in run.seen, f"a traceback: {run.seen[-600:]!r}")
 
     return act
 
@@ -173,7 +172,7 @@ def _qemu_dies(place: Field) -> None:
     place.decoys.like(run_id)
     signal_to(place.world.qemu(run_id), KILL)
     until(lambda: place.world.record(run_id).ended, "nobody notices that QEMU is gone", 60)
-    _must(bool(place.world.record(run_id).error), "its record has no error")
+    must(bool(place.world.record(run_id).error), "its record has no error")
 
 
 def _both_die(place: Field) -> None:
@@ -208,13 +207,7 @@ def _likeness(place: Field) -> None:
             place.decoys.like(path.name)
 
 
-def _must(holds: bool, what: str) -> None:
+def must(holds: bool, what: str) -> None:
+    """Fail with ``what`` unless it holds."""
     if not holds:
         raise Violated(what)
-
-
-def in_background(world: World, *words: str) -> threading.Thread:
-    """A command whose outcome does not matter."""
-    thread = threading.Thread(target=world.vmrun, args=words, daemon=True)
-    thread.start()
-    return thread

@@ -85,6 +85,17 @@ class World:
             cwd=REPOSITORY,
         )
 
+    def popen(self, *words: str, fault: str = "") -> subprocess.Popen[bytes]:
+        """A command that goes on."""
+        return subprocess.Popen(
+            [*COMMAND, *words],
+            env=self.environment(fault=fault),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=REPOSITORY,
+        )
+
     def start(self, *words: str, fault: str = "", lease: int | None = None) -> TerminalRun:
         """A command that says which phase it is in."""
         return TerminalRun(

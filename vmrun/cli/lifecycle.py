@@ -37,10 +37,11 @@ def stop_command(
     if grace is not None and not 0 <= grace <= LONGEST_STOP:
         raise UsageError(f"--time {grace} is not possible", hint=f"0 to {LONGEST_STOP} seconds")
     book = open_book()
-    each(runs, lambda selector: _stop(book, selector, grace), json=json)
+    each(runs, lambda selector: stop_run(book, selector, grace), json=json)
 
 
-def _stop(book: Book, selector: str, grace: int | None) -> dict[str, Any]:
+def stop_run(book: Book, selector: str, grace: int | None) -> dict[str, Any]:
+    """Ask one run to end, and wait until it and its guest have. Raises :class:`StateError`."""
     record = book.find(selector)
     seen = book.seen(record)
     if seen.kept_until:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from vmrun.cli import audit, base, catalogue, image, key, policy, tenant, volume
+from vmrun.cli import audit, base, catalogue, compose, image, key, policy, tenant, volume
 from vmrun.cli.doctor import doctor_command
 from vmrun.cli.events import events_command
 from vmrun.cli.exec import exec_command
@@ -70,6 +70,7 @@ app.add_typer(base.app, name="base")
 app.add_typer(audit.app, name="audit")
 app.add_typer(volume.app, name="volume")
 app.add_typer(tenant.app, name="tenant")
+app.add_typer(compose.app, name="compose")
 
 
 @app.callback()

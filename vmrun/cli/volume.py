@@ -11,6 +11,7 @@ import typer
 from vmrun.cli.output import as_json, note, print_json, table
 from vmrun.model.errors import UsageError
 from vmrun.model.quantity import format_age, format_size
+from vmrun.model.tenant import DEFAULT_TENANT, checked_tenant
 from vmrun.planning.storage import parse_disk_size, parse_volume_name
 from vmrun.settings import load_settings
 
@@ -56,9 +57,11 @@ def create_command(
             hint="give --passphrase-file FILE or --passphrase-command COMMAND",
         )
     directories = load_settings().directories
+    room = parse_disk_size(size, option="--size")
+    _must_fit(directories, tenant, room)
     volume = VolumeStore(directories.volumes, tenant).create(
         name,
-        parse_disk_size(size, option="--size"),
+        room,
         passphrase_file=None if passphrase_file is None else passphrase_file.absolute(),
         passphrase_command=passphrase_command or "",
         note=note,
@@ -136,6 +139,18 @@ def rm_command(names: Names, tenant: Tenant = "default", json: Json = False) -> 
             print(name)
     if json:
         print_json(removed)
+
+
+def _must_fit(directories: StateDirectories, name: str, size: int) -> None:
+    """Raises :class:`StateError` for a tenant that was never created, :class:`Refused` for a volume
+    that is beyond its quota."""
+    if checked_tenant(name) == DEFAULT_TENANT:
+        return
+    from vmrun.run.shares import Shares
+    from vmrun.tenant.store import TenantStore
+
+    tenant = TenantStore(directories.tenants).get(name)
+    Shares(directories, name).must_have_room(tenant, size)
 
 
 def _document(volume: Volume) -> dict[str, Any]:

@@ -77,25 +77,24 @@ def unlocked(connect: str, root: Path, keys: Mapping[str, bytes]) -> Iterator[No
         yield
         return
     embedded = connect == EMBEDDED
-    if embedded:
-        _take_identity()
     secrets: list[libvirt.virSecret] = []
-    try:
-        connection = open_daemon(f"secret:///embed?root={root}" if embedded else connect)
-        for uuid, key in keys.items():
-            xml = _XML.format(ephemeral="no" if embedded else "yes", uuid=uuid)
-            secrets.append(connection.secretDefineXML(xml))
-            secrets[-1].setValue(key)
-    except libvirt.libvirtError as error:
-        _forget(secrets, root, embedded=embedded)
-        raise HypervisorError(
-            f"libvirt does not take the key of a disk: {error}",
-            hint="it needs the driver for secrets: libvirt-daemon-driver-secret, or libvirt-daemon",
-        ) from error
-    try:
-        yield
-    finally:
-        _forget(secrets, root, embedded=embedded)
+    with _identity() if embedded else contextlib.nullcontext():
+        try:
+            connection = open_daemon(f"secret:///embed?root={root}" if embedded else connect)
+            for uuid, key in keys.items():
+                xml = _XML.format(ephemeral="no" if embedded else "yes", uuid=uuid)
+                secrets.append(connection.secretDefineXML(xml))
+                secrets[-1].setValue(key)
+        except libvirt.libvirtError as error:
+            _forget(secrets, root, embedded=embedded)
+            raise HypervisorError(
+                f"libvirt does not take the key of a disk: {error}",
+                hint="it needs its driver for secrets, which Debian has in libvirt-daemon",
+            ) from error
+        try:
+            yield
+        finally:
+            _forget(secrets, root, embedded=embedded)
 
 
 def _forget(secrets: list[libvirt.virSecret], root: Path, *, embedded: bool) -> None:
@@ -111,8 +110,9 @@ def _forget(secrets: list[libvirt.virSecret], root: Path, *, embedded: bool) -> 
             shutil.rmtree((root / _SECRETS).resolve())
 
 
-def _take_identity() -> None:
-    """Be the libvirt of this host to libvirt's own secret driver.
+@contextlib.contextmanager
+def _identity() -> Iterator[None]:
+    """Be the libvirt of this host to libvirt's own secret driver, in this thread.
 
     It hands out private secrets to nobody else, and an embedded driver has no identity until its
     program sets one, as libvirt's own virt-qemu-run does (src/qemu/qemu_shim.c). libvirt exports
@@ -133,3 +133,7 @@ def _take_identity() -> None:
         raise HypervisorError(
             "libvirt does not let this process unlock disks", hint="see 'vmrun doctor'"
         )
+    try:
+        yield
+    finally:
+        set_current(None)

@@ -125,6 +125,11 @@ class Decisions:
                 # The counts are kept; the next decision meets the same error, and is not made.
                 self._arm()
 
+    def flush(self) -> None:
+        """Record what has been counted so far, and begin anew. Raises what ``record`` raises."""
+        with self._lock:
+            self._flush()
+
     def close(self) -> None:
         """Record what has been counted. Raises what ``record`` raises."""
         with self._lock:

@@ -90,6 +90,10 @@ class Egress:
         """The answer to a DNS query; ``None`` for what is none. Raises what ``record`` raises."""
         return self._answer(source.address, data)
 
+    def flush(self) -> None:
+        """Record what has been counted so far. Raises what ``record`` raises."""
+        self._decisions.flush()
+
     def close(self) -> None:
         """End every connection and record what has been counted. Raises what ``record`` raises."""
         self._watch.close()

@@ -21,6 +21,7 @@ CONNECTIONS_MAX = 128
 """At a time; more wait to be accepted."""
 
 _CLOSE_SECONDS = 5.0
+_LOOK_SECONDS = 0.5
 
 
 class Publisher:
@@ -46,8 +47,7 @@ class Publisher:
         self._acceptor.start()
 
     def _accept(self) -> None:
-        while True:
-            self._free.acquire()
+        while self._wait_for_place():
             try:
                 client = self._accept_one()
             except OSError as error:
@@ -67,6 +67,13 @@ class Publisher:
                 serve.start()
             except RuntimeError:  # the process has as many threads as it may have
                 self._forget(client)
+
+    def _wait_for_place(self) -> bool:
+        """Wait until there may be one more connection; False when it is over."""
+        while not self._free.acquire(timeout=_LOOK_SECONDS):
+            if self._closed:
+                return False
+        return True
 
     def _accept_one(self) -> socket.socket:
         client, _ = self._listener.accept()
@@ -102,7 +109,6 @@ class Publisher:
         # A thread in accept(2) is not woken by close(2), but by shutdown(2).
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
-        # The first of CONNECTIONS_MAX that ends lets the acceptor see that it is over.
         for client, splice in clients.items():
             if splice is not None:
                 splice.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 
+from vmrun.model.errors import UsageError
 from vmrun.model.network import NetworkPlan
 from vmrun.model.storage import Bind
 from vmrun.model.workload import Workload
@@ -11,15 +12,24 @@ from vmrun.policy.egress import ports_of
 
 _GATEWAY, _ADDRESS, _PREFIX = "10.88.0.1", "10.88.0.2", 24
 _FILES = "/run/vmrun-net"
+_LISTEN_MAX = 61
+"""Ports that one relay listens on, besides those of the proxies and of the name server."""
 
 
 def plan_network(workload: Workload, run_id: str, shared: NetworkPlan | None) -> NetworkPlan | None:
     """The wire of ``workload``: its place on a ``shared`` network, one of its own when it publishes
-    or may reach anything, or none."""
+    or may reach anything, or none. Raises :class:`UsageError` for more ports than a relay takes
+    connections to."""
     if shared is not None:
         return shared
     if not workload.publish and not workload.allow:
         return None
+    listen = ports_of(workload.allow)
+    if len(listen) > _LISTEN_MAX:
+        raise UsageError(
+            f"--allow names {len(listen)} different ports, {_LISTEN_MAX} at most are possible",
+            hint="allow fewer ports; 80 and 443 are those of a rule without any",
+        )
     return NetworkPlan(
         network=run_id,
         address=_ADDRESS,
@@ -27,7 +37,7 @@ def plan_network(workload: Workload, run_id: str, shared: NetworkPlan | None) ->
         prefix=_PREFIX,
         publish=workload.publish,
         allow=workload.allow,
-        listen=ports_of(workload.allow),
+        listen=listen,
     )
 
 
@@ -42,7 +52,7 @@ def network_files(network: NetworkPlan) -> tuple[Bind, ...]:
 
 def lay_command(network: NetworkPlan, hostname: str) -> str:
     """Writes those files in the guest; they are the same for all containers of a network."""
-    directory = f"{_FILES}/{network.network}"
+    directory = shlex.quote(f"{_FILES}/{network.network}")
     own = () if network.names else ((hostname, network.address),)
     hosts = ["127.0.0.1 localhost", "::1 localhost"]
     hosts += [f"{address} {name}" for name, address in (*network.names, *own)]
@@ -56,4 +66,4 @@ def lay_command(network: NetworkPlan, hostname: str) -> str:
 
 def remove_command(network: NetworkPlan) -> str:
     """Removes the files of a network that has no containers any more."""
-    return f"rm -rf {_FILES}/{network.network}"
+    return f"rm -rf {shlex.quote(f'{_FILES}/{network.network}')}"

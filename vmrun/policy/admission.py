@@ -34,12 +34,14 @@ def admit(workload: Workload, host: HostFacts, *, floor: ProfileName) -> Profile
                 f"profile {profile.name} allows no executable tmpfs ({mount.path})",
                 hint="leave ',exec' out",
             )
-    for data in (*workload.storage.directories, *workload.storage.volumes):
-        if data.executable and not profile.allow_executable_tmpfs:
-            raise Refused(
-                f"profile {profile.name} allows no executable data ({data.target})",
-                hint="leave 'exec' out of --volume",
-            )
+    storage = workload.storage
+    executable = [item.target for item in storage.directories if item.executable]
+    executable += [item.target for item in storage.volumes if item.executable]
+    if executable and not profile.allow_executable_tmpfs:
+        raise Refused(
+            f"profile {profile.name} allows no executable data ({executable[0]})",
+            hint="leave 'exec' out of --volume",
+        )
     if workload.limits.pids > profile.max_pids:
         raise Refused(
             f"--pids-limit {workload.limits.pids} is above profile {profile.name}'s maximum",

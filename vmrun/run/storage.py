@@ -118,7 +118,7 @@ class RunStorage:
         container = plan.container
         rooms, disks = self._rooms(plan), _disk_mounts(plan)
         self._mounted = True
-        teardown.add("data in the guest", lambda: self._release(plan, connection))
+        teardown.add("data in the guest", lambda: self._save(plan, connection))
         command = populate_command(
             data.data_directory(plan.run_id),
             rooms,
@@ -205,6 +205,18 @@ class RunStorage:
                 f"the guest did not send all of its data back: {_last(errors, status)}",
                 hint="what came was copied; nothing was deleted",
             )
+
+    def _save(self, plan: Plan, connection: Connection) -> tuple[Removed, ...]:
+        """Before a guest is destroyed, as well as can be: its mounts go with it in any case."""
+        try:
+            removed = self._release(plan, connection)
+        except VmrunError as error:
+            self._note(f"the data in the guest was not written out: {error.message}")
+            return ()
+        for item in removed:
+            if not item.gone:
+                self._note(f"the data in the guest was not written out: {item.name}")
+        return tuple(item for item in removed if item.gone)
 
     def _release(self, plan: Plan, connection: Connection) -> tuple[Removed, ...]:
         if not self._mounted:

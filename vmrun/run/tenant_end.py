@@ -127,7 +127,7 @@ def remove(name: str, options: TenantOptions, *, force: bool, volumes: bool) -> 
     living = [i for i in alive(directories) if i.tenant == name and not i.guest]
     if living and not force:
         raise StateError(
-            f"tenant {name!r} has {len(living)} guests that run",
+            f"tenant {name!r} has guests that run: {', '.join(i.name for i in living[:5])}",
             hint=f"vmrun tenant stop {name}, or vmrun tenant rm --force {name}",
         )
     removed: list[Removed] = []

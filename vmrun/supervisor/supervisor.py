@@ -47,7 +47,7 @@ class _Fate:
 
 class _Data:
     """The data of the run that the guest lives for, and the ports that it publishes: taken before
-    the guest is made."""
+    the guest is made. In a tenant's guest, the data of each run, from its start to its end."""
 
     def __init__(
         self,
@@ -62,6 +62,8 @@ class _Data:
         self._fate = fate
         self._storage: RunStorage | None = None
         self._plan: Plan | None = None
+        self._volumes = told.directories.volumes
+        self._shared: dict[str, RunStorage] = {}
         if told.own is None:
             return
         plan = told.own.plan
@@ -81,11 +83,18 @@ class _Data:
         """Bring a run's data into the guest."""
         if self._storage is not None:
             self._storage.populate(plan, self._live().connection(), self._teardown)
+            return
+        storage = RunStorage(plan.workload, self._volumes, note=_note)
+        storage.look(self._directory.path)
+        self._shared[plan.run_id] = storage
+        # Nothing to undo on the host; in the guest it is undone by collecting.
+        storage.populate(plan, self._live().connection(), Teardown())
 
     def collect(self, plan: Plan) -> None:
         """Take it back."""
-        if self._storage is not None:
-            self._storage.collect(plan, self._live().connection())
+        storage = self._storage or self._shared.pop(plan.run_id, None)
+        if storage is not None:
+            storage.collect(plan, self._live().connection())
 
     def _live(self) -> LiveGuest:
         if self._fate.live is None:
@@ -241,6 +250,8 @@ def _write_down(
             {
                 "guest": told.guest,
                 "tenant": told.order.metadata.get("tenant", ""),
+                "accelerator": str(told.order.plan.accelerator),
+                "base": str(told.order.base.digest),
                 "error": fate.error.message.partition(":")[0] if fate.error else "",
                 "clean": str(receipt.clean).lower(),
             },

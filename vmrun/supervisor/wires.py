@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 
 from vmrun.engine.container import run_command
-from vmrun.model.errors import ChannelError, VmrunError
+from vmrun.model.errors import ChannelError, StateError, VmrunError
 from vmrun.model.network import Allow, NetworkPlan, Publish
 from vmrun.model.plan import Plan
 from vmrun.model.report import Removed
@@ -22,6 +23,8 @@ from vmrun.run.ports import Connection
 
 _READY_TIMEOUT = 30.0
 _CONNECT_TIMEOUT = 20.0
+_RECEIPTS = 64
+"""Ports given back before the guest ends of which its receipt tells: all that one run can have."""
 
 Journal = Callable[[str, Mapping[str, str]], object]
 
@@ -47,6 +50,7 @@ class _Network:
             connection.execute(command),
             on_stream=self._egress.stream,
             on_datagram=self._egress.datagram,
+            on_end=self._lost,
         )
         try:
             self.pid = self.mux.wait_ready(_READY_TIMEOUT)
@@ -56,7 +60,14 @@ class _Network:
 
     def join(self, plan: NetworkPlan, run_id: str) -> None:
         """The rules of one more container, and the names that it brings along. Ports that nobody
-        here was allowed before are reached through the proxies only."""
+        here was allowed before are reached through the proxies only. Raises :class:`StateError`
+        when another container has its address."""
+        holder = self._runs.get(plan.address, run_id)
+        if holder != run_id and holder in self.members:
+            raise StateError(
+                f"{plan.address} of network {self.plan.network} is in use by run {holder}",
+                hint="stop that run first: vmrun stop",
+            )
         self._names.update(plan.names)
         self.members[run_id] = plan.address
         self._runs[plan.address] = run_id
@@ -66,6 +77,9 @@ class _Network:
         """A container has ended; whether it was the last one."""
         address = self.members.pop(run_id, "")
         self._rules.pop(address, None)
+        # What was counted of it is its own, and not the next one's at that address.
+        with contextlib.suppress(VmrunError):
+            self._egress.flush()
         return not self.members
 
     def close(self) -> None:
@@ -77,6 +91,16 @@ class _Network:
     def _record(self, event: str, fields: Mapping[str, str]) -> None:
         run_id = self._runs.get(fields.get("container", ""), "")
         self._journal(event, {"run": run_id, **fields})
+
+    def _lost(self, error: VmrunError) -> None:
+        """The wire has ended by itself: its containers reach nothing until they are started
+        again."""
+        for run_id in tuple(self.members):
+            with contextlib.suppress(VmrunError):
+                self._journal(
+                    "network.lost",
+                    {"run": run_id, "network": self.plan.network, "error": error.message},
+                )
 
 
 class Wires:
@@ -90,7 +114,12 @@ class Wires:
         self._journal = journal
         self._networks: dict[str, _Network] = {}
         self._publishers: dict[str, list[Publisher]] = {}
+        self._released: deque[Removed] = deque(maxlen=_RECEIPTS)
+        self._closed = False
         self._lock = threading.Lock()
+        # Held while networks are made and removed in the guest, which takes its time; connections
+        # to containers do not wait for that.
+        self._laying = threading.Lock()
 
     def reserve(self, plan: Plan) -> tuple[Publish, ...]:
         """Take the ports of the host that a run publishes, before anything is made for it; returns
@@ -117,15 +146,21 @@ class Wires:
         if network is None:
             return
         connection = self._connection()
-        with self._lock:
-            known = self._networks.get(network.network)
+        with self._laying:
+            with self._lock:
+                known = self._networks.get(network.network)
             if known is None or known.mux.failure is not None:
                 command = lay_command(network, plan.container.hostname)
                 run_command(connection, command, "write the network's files")
                 if known is not None:
                     known.close()
                 known = _Network(network, connection, self._journal)
-                self._networks[network.network] = known
+                with self._lock:
+                    closed = self._closed
+                    self._networks[network.network] = known
+                if closed:
+                    known.close()
+                    raise ChannelError("the guest is ending")
             known.join(network, plan.run_id)
 
     def attach(self, plan: Plan, pid: int) -> None:
@@ -134,24 +169,29 @@ class Wires:
         if network is None:
             return
         with self._lock:
-            relay = self._networks[network.network].pid
-        command = attach_command(relay, pid, network.address, network.prefix, network.gateway)
+            known = self._networks.get(network.network)
+        if known is None:
+            raise ChannelError("the guest is ending")
+        command = attach_command(known.pid, pid, network.address, network.prefix, network.gateway)
         run_command(self._connection(), command, "connect the container")
 
     def detach(self, plan: Plan) -> None:
         """Its container has ended for good; the last one of a network takes it along."""
         network = plan.container.network
-        self.release(plan.run_id)
+        self._released.extend(self.release(plan.run_id))
         if network is None:
             return
-        with self._lock:
-            known = self._networks.get(network.network)
+        with self._laying:
+            with self._lock:
+                known = self._networks.get(network.network)
             if known is None or not known.leave(plan.run_id):
                 return
-            del self._networks[network.network]
-        known.close()
-        with contextlib.suppress(VmrunError):
-            run_command(self._connection(), remove_command(network), "remove the network's files")
+            with self._lock:
+                self._networks.pop(network.network, None)
+            known.close()
+            with contextlib.suppress(VmrunError):
+                command = remove_command(network)
+                run_command(self._connection(), command, "remove the network's files")
 
     def release(self, run_id: str) -> tuple[Removed, ...]:
         """Give the ports of a run back; says of each whether it is free."""
@@ -166,13 +206,15 @@ class Wires:
         return tuple(removed)
 
     def close(self) -> tuple[Removed, ...]:
-        """End all of it."""
+        """End all of it; says of each port that was published whether it is free."""
         with self._lock:
+            self._closed = True
             networks, self._networks = list(self._networks.values()), {}
-        removed = [item for run_id in list(self._publishers) for item in self.release(run_id)]
+        for run_id in list(self._publishers):
+            self._released.extend(self.release(run_id))
         for network in networks:
             network.close()
-        return tuple(removed)
+        return tuple(self._released)
 
     def _connector(
         self, network: NetworkPlan, run_id: str, publish: Publish

@@ -55,12 +55,10 @@ class VolumeStore:
             )
         if passphrase_command:
             split_command(passphrase_command)
+        self._must_be_new(path)
+        passphrase = read_passphrase(passphrase_file, passphrase_command, note=note)
         with _explained(path), self._writing():
-            if path.exists():
-                raise StateError(
-                    f"there is a volume {name!r} already", hint="see 'vmrun volume ls'"
-                )
-            passphrase = read_passphrase(passphrase_file, passphrase_command, note=note)
+            self._must_be_new(path)
             partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=self._directory))
             try:
                 volume = Volume(
@@ -115,6 +113,14 @@ class VolumeStore:
             shutil.rmtree(doomed)
             _sync(self._directory)
         return volume
+
+    @staticmethod
+    def _must_be_new(path: Path) -> None:
+        with _explained(path):
+            if path.exists():
+                raise StateError(
+                    f"there is a volume {path.name!r} already", hint="see 'vmrun volume ls'"
+                )
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
