@@ -225,7 +225,7 @@ def _errors_of(log: str) -> Iterator[str]:
     for line in log.splitlines():
         try:
             entry = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             yield "".join(character if character.isprintable() else "?" for character in line)
             continue
         if isinstance(entry, dict) and entry.get("level") == "error":

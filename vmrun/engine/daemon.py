@@ -167,7 +167,7 @@ class Daemon:
         """The exit status of a container that has ended."""
         result = _call("say how the container ended", lambda: self._client.wait(container_id))
         status = result.get("StatusCode")
-        if not isinstance(status, int):
+        if type(status) is not int or not 0 <= status <= 255:
             raise EngineError(f"dockerd gave no exit status but {result!r:.100}")
         return status
 

@@ -170,7 +170,7 @@ def _wait(container: Contained, timeout: float | None) -> int:
 
     def expire() -> None:
         expired.set()
-        container.kill()
+        container.end()
 
     timer = threading.Timer(timeout, expire)
     timer.daemon = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -18,6 +19,7 @@ from vmrun.run.ports import RemoteProcess, RunningContainer, Streams, TerminalSi
 from vmrun.supervisor.live import LiveGuest, must_hold
 
 _GATE_TIMEOUT = 60.0
+_END_TIMEOUT = 60.0
 
 
 class Wire(Protocol):
@@ -52,6 +54,7 @@ class Contained:
         self._number = number
         self._engine = make_engine(plan.workload.engine, scratch=live.directory.path)
         self._container: RunningContainer | None = None
+        self._over = threading.Event()
 
     def deliver(self) -> int:
         """Move the image into the guest; returns the bytes moved."""
@@ -62,6 +65,7 @@ class Contained:
         if that is what was planned. Returns what was asserted."""
         connection = self._live.connection(self._number)
         self._wire.lay(self.plan)
+        self._over.clear()
         container = self._engine.start(self.plan, connection, self._streams)
         self._container = container
         try:
@@ -76,7 +80,10 @@ class Contained:
 
     def wait(self) -> int:
         """Its exit status, once all of its output has been written."""
-        return self._running().wait()
+        try:
+            return self._running().wait()
+        finally:
+            self._over.set()
 
     def usage(self) -> Usage:
         """What it used; after :meth:`wait`."""
@@ -86,6 +93,18 @@ class Contained:
         """Kill all of it at once; never raises."""
         if self._container is not None:
             self._container.kill()
+
+    def end(self) -> None:
+        """Kill it, and hang up on a guest that does not say so in time: a guest that was taken over
+        could keep whoever waits for the end waiting."""
+        self.kill()
+        timer = threading.Timer(_END_TIMEOUT, self._hang_up)
+        timer.daemon = True
+        timer.start()
+
+    def _hang_up(self) -> None:
+        if not self._over.is_set():
+            self._live.hang_up()
 
     def discard(self, *, image: bool) -> None:
         """Remove what it leaves in a guest that goes on; its ``image``, too, unless another

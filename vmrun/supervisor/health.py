@@ -45,10 +45,13 @@ class HealthProber:
         check: HealthCheck,
         execute: Callable[[tuple[str, ...]], RemoteProcess],
         told: Callable[[Health], None],
+        paused: Callable[[], bool] = lambda: False,
     ) -> None:
+        """While ``paused`` nothing is asked: it could not answer."""
         self._check = check
         self._execute = execute
         self._told = told
+        self._paused = paused
         self._stop = threading.Event()
         threading.Thread(target=self._run, name="health", daemon=True).start()
 
@@ -60,9 +63,13 @@ class HealthProber:
         pulse = Pulse()
         started = time.monotonic()
         while not self._stop.wait(self._interval(pulse, started)):
+            if self._paused():
+                continue
             good = self._probe()
             if self._stop.is_set():
                 return
+            if self._paused():
+                continue
             running_for = time.monotonic() - started
             before, pulse = pulse, pulse.after(self._check, good=good, running_for=running_for)
             if pulse.health is not before.health:

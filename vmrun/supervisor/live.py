@@ -76,7 +76,7 @@ class LiveGuest:
 
         def lost() -> None:
             self.lost.set()
-            self._hang_up()
+            self.hang_up()
             on_lost()
 
         self.provisioned.control.keep_lease(self.order.plan.lease, on_lost=lost)
@@ -118,10 +118,11 @@ class LiveGuest:
     def close(self) -> tuple[Removed, ...]:
         """End the connections and stop renewing the lease."""
         self.provisioned.control.close()
-        self._hang_up()
+        self.hang_up()
         return ()
 
-    def _hang_up(self) -> None:
+    def hang_up(self) -> None:
+        """End the connections, and with them whatever waits for an answer."""
         with self._lock:
             for connection in self._connections.values():
                 connection.close()

@@ -143,7 +143,9 @@ class Service(TrackedRun):
             health=Health.STARTING if check else Health.NONE,
         )
         if check is not None:
-            self._health = HealthProber(check, self._contained.execute, self._healthy)
+            self._health = HealthProber(
+                check, self._contained.execute, self._healthy, lambda: self.controls.paused
+            )
         if self._first.empty():
             self.tell("run.started")
             self._first.put(None)
@@ -176,7 +178,7 @@ class Service(TrackedRun):
 
     def _expire(self) -> None:
         self.expired = True
-        self._contained.kill()
+        self._contained.end()
 
     def _conclude(self, status: int, error: VmrunError | None) -> None:
         """Its last end: data back, the record, and the news."""
