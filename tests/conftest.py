@@ -17,6 +17,7 @@ import hypothesis
 import pytest
 
 from tests.dockerd import dockerd
+from tests.faults.inventory import of_guests
 from tests.guest_process import GuestProcess
 from tests.registry import plain_registry, registry
 from vmrun.model.base import Flavour
@@ -50,19 +51,9 @@ class Result:
 
 
 def leftovers() -> list[str]:
-    """What runs of these tests have left on this host: directories, QEMU processes, cgroups."""
-    guests = load_settings().directories.guests
-    found = []
-    if guests.is_dir():
-        found += [str(path) for path in guests.iterdir() if not path.name.startswith(".")]
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                command = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if b"qemu-system" in command and os.fsencode(guests) in command:
-                found.append(f"qemu {entry.name}")
+    """What runs of these tests have left on this host: directories, records that claim to run,
+    QEMU processes and supervisors, sockets, cgroups."""
+    found = of_guests(load_settings().directories)
     for pattern in ("*/machine/qemu-*-vmrun-*", "machine/qemu-*-vmrun-*"):
         found += [str(p) for p in Path("/sys/fs/cgroup").glob(pattern) if not _in_use(p)]
     return found

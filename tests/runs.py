@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from vmrun.model.report import Receipt
 from vmrun.model.run_record import RunRecord, RunState
 from vmrun.run.state import GuestDirectory, StateDirectories, claim
 from vmrun.supervisor.protocol import SOCKET, Line
@@ -72,7 +73,15 @@ class World:
 
     def ended(self, run_id: str, name: str, **fields: Any) -> RunRecord:
         """A run that has ended in an orderly way."""
-        known = {"state": RunState.EXITED, "exit_status": 0, "finished": time.time() - 7200}
+        now = time.time()
+        known = {
+            "state": RunState.EXITED,
+            "exit_status": 0,
+            "created": now - 7500,
+            "started": now - 7499,
+            "finished": now - 7200,
+            "receipt": Receipt(()),
+        }
         record = a_record(run_id, name, **{**known, **fields})
         self.runs.write(record)
         return record
@@ -88,7 +97,9 @@ class World:
 
     def end(self, record: RunRecord, **fields: Any) -> None:
         """It ends, and its guest goes, as its supervisor would have it."""
-        last = replace(record, state=RunState.EXITED, finished=time.time(), **fields)
+        last = replace(
+            record, state=RunState.EXITED, finished=time.time(), receipt=Receipt(()), **fields
+        )
         self.runs.write(last)
         directory = self.owned.pop(record.guest)
         directory.remove()

@@ -23,9 +23,9 @@ from tests.faults.world import demo_image, world
 
 
 @contextmanager
-def field_of(image: str, seed: int, *, size: str = "") -> Iterator[Field]:
+def field_of(image: str, seed: int, *, size: str = "", bystander: bool = True) -> Iterator[Field]:
     """A world with decoys and a bystander, on a file system of that size if one is given."""
-    with world(image, size=size) as made, decoys(made) as false:
+    with world(image, size=size, bystander=bystander) as made, decoys(made) as false:
         yield Field(made, false, random.Random(seed))
 
 

@@ -13,6 +13,7 @@
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/ip.h>
 #include <netinet/ip_icmp.h>
@@ -167,6 +168,22 @@ static void tcp(const char *address, int port, const char *hex)
 	printf("=");
 	say_hex(buffer, got);
 	close(fd);
+}
+
+/* name NAME PORT HEX: tcp to what the resolver says. */
+static void by_name(const char *name, const char *port, const char *hex)
+{
+	const struct addrinfo hints = { .ai_socktype = SOCK_STREAM };
+	struct addrinfo *found = NULL;
+	char text[INET6_ADDRSTRLEN] = "";
+	int error = getaddrinfo(name, port, &hints, &found);
+	if (error) {
+		printf("%s\n", gai_strerror(error));
+		return;
+	}
+	getnameinfo(found->ai_addr, found->ai_addrlen, text, sizeof text, NULL, 0, NI_NUMERICHOST);
+	freeaddrinfo(found);
+	tcp(text, atoi(port), hex);
 }
 
 /* udp ADDRESS PORT HEX */
@@ -513,6 +530,8 @@ int main(int count, char **arguments)
 			words[n++] = word;
 		if (strcmp(words[0], "tcp") == 0)
 			tcp(words[1], atoi(words[2]), words[3]);
+		else if (strcmp(words[0], "name") == 0)
+			by_name(words[1], words[2], words[3]);
 		else if (strcmp(words[0], "udp") == 0)
 			udp(words[1], atoi(words[2]), words[3], 1500);
 		else if (strcmp(words[0], "ping") == 0)

@@ -72,15 +72,11 @@ def suffer(fault: Fault, place: Field) -> Outcome:
     world = place.world
     outcome = Outcome(fault.name)
     begun = time.monotonic()
-    try:
-        fault.act(place)
-        world.calm_down()
-    except (AssertionError, VmrunError, OSError, subprocess.TimeoutExpired) as error:
-        outcome.problems.append(f"{type(error).__name__}: {error}")
-    try:
-        world.gc()
-    except (Violated, subprocess.TimeoutExpired) as error:
-        outcome.problems.append(str(error))
+    for act in (lambda: fault.act(place), world.calm_down, world.gc):
+        try:
+            act()
+        except (AssertionError, VmrunError, OSError, subprocess.TimeoutExpired) as error:
+            outcome.problems.append(f"{type(error).__name__}: {error}")
     judge(place, outcome)
     if fault.total or outcome.bystander:
         world.raise_bystander()

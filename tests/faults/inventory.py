@@ -24,16 +24,27 @@ def leftovers(
 ) -> list[str]:
     """What is there besides the guests that are ``living`` and the ``others`` below ``guests``.
     ``ids`` are all runs there ever were."""
+    root = directories.guests.parent
+    return [
+        *of_guests(directories, living=living, others=others),
+        *_partial_files(root, living),
+        *_mounts(root),
+        *_block_devices(root),
+        *(f"keys {path}" for i in ids if i not in living for path in _memory(i)),
+        *(f"cgroup {path}" for i in ids if i not in living for path in _cgroups(i)),
+    ]
+
+
+def of_guests(
+    directories: StateDirectories, *, living: Collection[str] = (), others: Collection[str] = ()
+) -> list[str]:
+    """Directories, records that claim to run, processes and sockets."""
+    root = directories.guests.parent
     return [
         *_directories(directories.guests, {*living, *others}),
         *_records(directories.runs, living),
-        *_partial_files(directories.guests.parent, living),
-        *_processes(directories.guests.parent, living),
-        *_sockets(directories.guests.parent, living),
-        *_mounts(directories.guests.parent),
-        *_block_devices(directories.guests.parent),
-        *(f"keys {path}" for i in ids if i not in living for path in _memory(i)),
-        *(f"cgroup {path}" for i in ids if i not in living for path in _cgroups(i)),
+        *_processes(root, living),
+        *_sockets(root, living),
     ]
 
 
@@ -42,7 +53,7 @@ def _directories(guests: Path, known: Collection[str]) -> Iterator[str]:
         yield from (
             f"directory {path}"
             for path in guests.iterdir()
-            if path.name not in known and path.name != ".lock"
+            if path.name not in known and not path.name.startswith(".lock")
         )
 
 
@@ -92,7 +103,7 @@ def _processes(root: Path, living: Collection[str]) -> Iterator[str]:
             words = command.replace(b"\0", b" ").decode(errors="replace")[:80]
             if b"qemu" in command and os.fsencode(root) + b"/" in command:
                 if not any(domain in command for domain in domains):
-                    yield f"process {entry.name}: {words}"
+                    yield f"qemu {entry.name}"
             elif _is_program(entry, command, root) and not _owns(entry, living):
                 yield f"process {entry.name}: {words}"
         except OSError:

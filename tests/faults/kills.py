@@ -14,6 +14,7 @@ BEFORE_THE_GUEST = (
     "provision",
 )
 WITH_A_GUEST = ("boot", "identify", "connect", "deliver", "start")
+IN_A_SUPERVISOR = ("boot", "identify", "connect", "start")
 LATER = ("workload", "collect", "teardown")
 
 # Where a process dies between what a phase consists of.
@@ -75,7 +76,7 @@ def detached() -> Iterator[Fault]:
     yield Fault(
         "supervisor killed: provision", _detach_dies("supervisor", "phase provision"), quick=True
     )
-    for phase in WITH_A_GUEST:
+    for phase in IN_A_SUPERVISOR:
         yield Fault(f"run -d killed: {phase}", _command_dies_meanwhile(phase))
         yield Fault(f"supervisor killed: {phase}", _detach_dies("supervisor", f"phase {phase}"))
         yield Fault(f"QEMU killed in run -d: {phase}", _qemu_dies_in_detach(phase))

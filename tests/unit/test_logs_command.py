@@ -95,7 +95,7 @@ def test_lines_for_programs(job: Path, vmrun: Vmrun) -> None:
 
 
 def test_following_one_that_has_ended_ends(job: Path, vmrun: Vmrun) -> None:
-    done = vmrun("logs", "-f", "--tail", "2", "job")
+    done = vmrun("logs", "-f", "--tail", "3", "job")
     assert (done.status, done.out) == (0, "two\nno end")
 
 

@@ -91,7 +91,7 @@ def up_command(
 
     Without -d their output is shown until Ctrl-C, which stops them.
     """
-    from vmrun.run.compose import check_services, up
+    from vmrun.run.compose import up
 
     if not 1 <= wait_timeout <= _LONGEST_WAIT:
         raise UsageError(
@@ -104,8 +104,7 @@ def up_command(
         trust_rules=trust_rules,
         advisories=advisories,
     )
-    chosen = _choose(file, name, tenant, settings)
-    check_services(chosen.project, services or ())
+    chosen = _choose(file, name, tenant, settings, services)
     for text in chosen.project.notes:
         note(text)
     runner = _runner(chosen, plain_http=plain_http, patience=float(wait_timeout))

@@ -10,6 +10,7 @@ import typer
 from vmrun.cli import image_options as i
 from vmrun.cli import options as o
 from vmrun.cli.output import as_json, note, print_json
+from vmrun.cli.tenant_run import of_tenant
 from vmrun.model.quantity import format_size
 from vmrun.model.workload import EngineName
 
@@ -65,6 +66,7 @@ def plan_command(
         advisories=advisories,
     )
     raw = o.RawOptions(**{key: value for key, value in locals().items() if key in o.NAMES})
+    _, settings = of_tenant(settings, raw.tenant)
     workload = o.make_workload(raw, settings, dict(os.environ))
 
     from vmrun.planning.container_spec import docker_create, oci_spec

@@ -60,12 +60,10 @@ def qemu_processes(guests: Path) -> Iterator[QemuProcess]:
             arguments = (entry / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"qemu" not in os.path.basename(arguments[0]):
-            continue
         words = [word.decode("utf-8", "replace") for word in arguments]
         name = next((m[1] for w in words if (m := _GUEST_NAME.fullmatch(w))), None)
         uuid = next((word for word in words if _UUID.fullmatch(word)), "")
-        if name is not None:
+        if name is not None and process.runs_guest(int(entry.name), uuid):
             below = any(place + name.encode() + b"/" in word for word in arguments)
             yield QemuProcess(int(entry.name), name, uuid, below)
 

@@ -141,6 +141,7 @@ class GuestDirectory:
     def __init__(self, path: Path, intent: Intent, lock: int) -> None:
         self.path = path
         self.intent = intent
+        self.released = False
         self._lock = lock
 
     @property
@@ -210,6 +211,7 @@ class GuestDirectory:
     def release(self) -> None:
         """Give up ownership."""
         os.close(self._lock)
+        self.released = True
 
 
 def checked_name(name: str) -> str:

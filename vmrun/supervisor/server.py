@@ -28,6 +28,7 @@ class Server:
         self._path = path
         self._answers = answers
         self._lines: set[Line] = set()
+        self._closed = False
         self._lock = threading.Lock()
         self._free = threading.BoundedSemaphore(_MAX_CONNECTIONS)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -46,6 +47,7 @@ class Server:
         self._listener.close()
         self._path.unlink(missing_ok=True)
         with self._lock:
+            self._closed = True
             lines = list(self._lines)
         for line in lines:
             line.close()
@@ -64,8 +66,10 @@ class Server:
     def _serve(self, line: Line) -> None:
         with self._lock:
             self._lines.add(line)
+            late = self._closed
         try:
-            self._answer(line)
+            if not late:
+                self._answer(line)
         except Ended:
             pass  # the client has gone; what it asked for goes on or not, as it asked
         except VmrunError as error:

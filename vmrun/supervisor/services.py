@@ -33,6 +33,7 @@ class Services:
         self._services: dict[str, Service] = {}
         self._ports: dict[str, int] = {}
         self._directories: dict[str, ContainerDirectory] = {}
+        self._discarded: set[str] = set()
         self._unclean: set[str] = set()
         self._lock = threading.Lock()
         self.last: RunRecord | None = None
@@ -74,6 +75,7 @@ class Services:
                 raise StateError("the guest is ending", hint="see 'vmrun ps'")
             if any(s.record.name == record.name for s in self._services.values()):
                 raise NameInUse(f"the name {record.name!r} is in use", hint="choose another --name")
+            port = self._quietest_port()
             service = Service(
                 plan,
                 record,
@@ -81,11 +83,11 @@ class Services:
                 self._around,
                 shared=not self._own,
                 streams=streams,
-                number=self._quietest_port(),
+                number=port,
                 on_end=self._ended,
                 discard=self._discard,
             )
-            self._ports[plan.run_id] = self._quietest_port()
+            self._ports[plan.run_id] = port
             self._services[plan.run_id] = service
             return service
 
@@ -136,6 +138,7 @@ class Services:
             return
         record = service.record
         clean = self._let_go(service.plan) and record.run_id not in self._unclean
+        self._discarded.discard(record.run_id)
         if record.remove:
             self._runs.remove(record.run_id)
         with contextlib.suppress(VmrunError):  # as for any event of what ran
@@ -158,10 +161,12 @@ class Services:
             return
         digest = service.plan.image.config_blob.digest
         with self.live.turn:
+            # Another one that ends now may have had its turn, but is still among the others.
+            self._discarded.add(service.plan.run_id)
             used = any(
                 other.plan.image.config_blob.digest == digest
                 for other in self.all()
-                if other is not service
+                if other.plan.run_id not in self._discarded
             )
             try:
                 contained.discard(image=not used)
