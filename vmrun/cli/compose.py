@@ -202,11 +202,19 @@ def _load(file: Path | None, name: str | None) -> Project:
     return load_project(file, environment=dict(os.environ), parse_allow=parse_allow, name=name)
 
 
-def _choose(file: Path | None, name: str | None, tenant: str | None, settings: Settings) -> _Chosen:
-    """The project and its tenant, who has to be there."""
+def _choose(
+    file: Path | None,
+    name: str | None,
+    tenant: str | None,
+    settings: Settings,
+    services: Sequence[str] | None = None,
+) -> _Chosen:
+    """The project, which must have ``services``, and its tenant, who has to be there."""
     from vmrun.cli.tenant_run import of_tenant
+    from vmrun.run.compose import check_services
 
     project = _load(file, name)
+    check_services(project, services or ())
     wanted = tenant or project.tenant
     if wanted is None or wanted == DEFAULT_TENANT:
         raise UsageError(
