@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.guest_process import GuestProcess
+from tests.runs import World, short_directory
 from vmrun.hypervisor.process import find_guest_process, proportional_memory
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -67,6 +68,23 @@ def idle_memory() -> float:
         guest.stop()
 
 
+def ps_of_many(guests: int) -> tuple[float, ...]:
+    """Seconds of ``vmrun ps`` where so many guests have a record, an intent and an owner's lock."""
+    before = os.environ.get("VMRUN_STATE_DIR")
+    with short_directory() as root:
+        world = World(root)
+        os.environ["VMRUN_STATE_DIR"] = str(root)
+        try:
+            for number in range(guests):
+                world.live(f"run-{number}")
+            return repeat(10, lambda: command_seconds(["ps"]))
+        finally:
+            world.close()
+            os.environ.pop("VMRUN_STATE_DIR")
+            if before is not None:
+                os.environ["VMRUN_STATE_DIR"] = before
+
+
 def repeat(runs: int, measure: Callable[[], float]) -> tuple[float, ...]:
     measure()  # warms the page cache, QEMU's capabilities and the accelerator's verdict
     return tuple(measure() for _ in range(runs))
@@ -80,6 +98,7 @@ def measure_all(runs: int, image: str) -> list[Figure]:
         Figure(
             "vmrun plan", "ms", 400, scaled(repeat(10, lambda: command_seconds(["plan", image])))
         ),
+        Figure("vmrun ps, 50 guests", "ms", 300, scaled(ps_of_many(50))),
         Figure("vmrun run, crun", "s", 10, repeat(runs, lambda: command_seconds(run))),
         Figure("vmrun run, docker", "s", 45, repeat(runs, lambda: command_seconds(docker))),
         Figure("idle minimal guest, PSS", "MiB", 200, repeat(3, idle_memory)),

@@ -249,6 +249,12 @@ def test_a_killed_run_gives_its_volume_back(
     )  # fmt: skip
     killed.wait_for(b"ready")
     killed.end(signal.SIGKILL)
+    done = vmrun("volume", "rm", volume)
+    assert done.status == 1
+    assert "in use by a guest whose command has ended" in done.err
+    done = vmrun("run", "-v", f"{volume}:/data:ro", busybox, "--", "true")
+    assert done.status == 125
+    assert "use the volume once read-write" in done.err
     done = vmrun("run", "-v", f"{volume}:/data", busybox, "--", "cat", "/data/kept")
     assert (done.status, done.out) == (0, f"{PATTERN}\n"), done.err
     disk = volume_directory(volume) / "disk.qcow2"

@@ -144,13 +144,15 @@ def test_cgroups_and_keys_of_nobody(world: World, vmrun: Vmrun, tmp_path: Path) 
     cgroups, memory = tmp_path / "cgroup" / "machine", tmp_path / "shm"
     made = []
     for run_id in (GONE, "fffffffffff1", web.run_id):
-        cgroup = cgroups / f"qemu-1-vmrun-{run_id}.libvirt-qemu"
+        cgroup = cgroups / f"qemu-embed-584f4584-1-vmrun-{run_id}.libvirt-qemu"
         (cgroup / "emulator").mkdir(parents=True)
         keys = memory / f"vmrun-{run_id}"
         keys.mkdir(parents=True)
         made += [cgroup, keys]
-    (cgroups / "qemu-1-vmrun-fffffffffff1.libvirt-qemu" / "cgroup.procs").write_text("1\n")
-    (cgroups / "qemu-1-other.libvirt-qemu").mkdir()
+    (cgroups / "qemu-embed-584f4584-1-vmrun-fffffffffff1.libvirt-qemu" / "cgroup.procs").write_text(
+        "1\n"
+    )
+    (cgroups / "qemu-2-other.libvirt-qemu").mkdir()
     (memory / "vmrun-notes").mkdir()
     assert dry(vmrun) == set(), "they may just be being made"
     for path in made:

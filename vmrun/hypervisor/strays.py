@@ -22,7 +22,7 @@ from vmrun.model.report import Removed
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _PATTERNS = ("machine/qemu-*-vmrun-*.libvirt-qemu", "*/machine/qemu-*-vmrun-*.libvirt-qemu")
-_CGROUP_NAME = re.compile(r"qemu-[0-9]+-vmrun-([0-9a-f]{12})\.libvirt-qemu")
+_CGROUP_NAME = re.compile(r"qemu-[a-z0-9-]+-vmrun-([0-9a-f]{12})\.libvirt-qemu")
 _GUEST_NAME = re.compile(r"guest=vmrun-([0-9a-f]{12})(?:,.*)?")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 OLD = 600.0

@@ -305,9 +305,10 @@ def _refused(process: RemoteProcess, errors: ErrorTail) -> VmrunError:
 
 def _failure(errors: ErrorTail, status: int) -> GuestError:
     said = _last(errors, status)
-    hint = "see the threat model for what a damaged volume can mean, and 'vmrun volume inspect'"
-    if "ro" in said and "recovery" in said:
-        hint = "mount it once read-write, so that its journal is played back"
+    hint = "see 'vmrun volume inspect' for the volume, 'vmrun plan' for the guest's memory"
+    if "mounting" in said and "Read-only file system" in said:
+        # ext4 on a disk that cannot be written to, with a journal that has to be.
+        hint = "use the volume once read-write: its last guest was killed, and its journal waits"
     return GuestError(f"the guest cannot take its data: {said}", hint=hint, details=errors.text())
 
 

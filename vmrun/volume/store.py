@@ -163,7 +163,7 @@ class HeldVolume:
                 raise _busy(volume, VolumeStore._holder(volume.path)) from None
             try:
                 if in_use(volume.path / _DISK):
-                    raise _busy(volume, "a guest that is kept")
+                    raise _busy(volume, "a guest whose command has ended")
                 os.ftruncate(lock, 0)
                 os.pwrite(lock, holder.encode()[:_LONGEST_HOLDER], 0)
             except BaseException:

@@ -19,7 +19,16 @@ static const struct {
 	{ "dial", dial },
 	{ "relay", relay },
 	{ "attach", attach },
+	{ "archive", archive },
+	{ "extract", extract },
 };
+
+void one_line(char *text)
+{
+	for (; *text != '\0'; text++)
+		if ((unsigned char)*text < ' ' || *text == 127)
+			*text = '?';
+}
 
 void fail(int status, const char *format, ...)
 {
@@ -29,10 +38,7 @@ void fail(int status, const char *format, ...)
 	va_start(arguments, format);
 	vsnprintf(line + used, sizeof line - used - 1, format, arguments);
 	va_end(arguments);
-	/* Names come from archives: one line, and nothing a terminal would act on. */
-	for (char *character = line; *character != '\0'; character++)
-		if ((unsigned char)*character < ' ' || *character == 127)
-			*character = '?';
+	one_line(line);
 	strcat(line, "\n");
 	write_all(STDERR_FILENO, line, strlen(line));
 	exit(status);
@@ -44,5 +50,5 @@ int main(int count, char **arguments)
 	for (size_t i = 0; count > 1 && i < sizeof verbs / sizeof verbs[0]; i++)
 		if (strcmp(arguments[1], verbs[i].name) == 0)
 			return verbs[i].run(count - 2, arguments + 2);
-	fail(EXIT_USAGE, "usage: guest receive|apply|gate|dial|relay|attach …");
+	fail(EXIT_USAGE, "usage: guest receive|apply|gate|dial|relay|attach|archive|extract …");
 }
