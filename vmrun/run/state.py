@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from vmrun.host.acl import open_to
 from vmrun.host.lock import exclusive
 from vmrun.model.errors import NameInUse, StateError
 from vmrun.model.plan import EMBEDDED
@@ -165,6 +166,17 @@ class GuestDirectory:
         self.intent = replace(self.intent, owner=os.getpid())
         with contextlib.suppress(OSError):
             _write_intent(self.path, self.intent)
+
+    def open_to(self, qemu_uid: int | None) -> None:
+        """Let the user of its QEMU walk through, and nobody else: not even the QEMU of another
+        guest. Where the file system cannot say that, others can walk through as well, and meet
+        what is closed to them itself."""
+        if qemu_uid is None:
+            return
+        try:
+            open_to(self.path, qemu_uid)
+        except OSError as error:
+            raise _unusable(self.path, error) from error
 
     def keep(self, seconds: float) -> None:
         """Mark it as kept for a look, until ``seconds`` from now."""

@@ -150,6 +150,7 @@ def bring_up(
     sockets = Sockets.within(directory.path, ssh_ports=order.plan.ssh_ports)
     with clock.phase("provision"):
         xml = domain_xml(order.plan, order.base, sockets, metadata=order.metadata)
+        directory.open_to(order.plan.qemu_uid)
         hypervisor = Hypervisor.open(
             directory.intent.connect,
             root=directory.hypervisor_root,

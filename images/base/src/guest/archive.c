@@ -70,11 +70,13 @@ static void add_content(int fd, uint64_t size)
 	tarout_pad(size);
 }
 
-static void add_file(int fd)
+static void add_file(int fd, unsigned depth)
 {
 	struct stat status;
 	int file = inside_reopen(&in, fd, 0);
 	if (file < 0 || fstat(file, &status) != 0) {
+		if (depth == 0)
+			inside_fail(path);
 		note("is left out: it cannot be read");
 	} else {
 		tarout_entry('0', path, "", &status, (uint64_t)status.st_size);
@@ -154,7 +156,7 @@ static void add(int fd, unsigned depth)
 		add_directory(fd, &status, depth);
 		return;
 	} else if (S_ISREG(status.st_mode)) {
-		add_file(fd);
+		add_file(fd, depth);
 	} else if (S_ISLNK(status.st_mode)) {
 		add_link(fd, &status);
 	} else {

@@ -63,7 +63,7 @@ static void number(unsigned char *field, int size, uint64_t value)
 			field[i] = (unsigned char)('0' + (value & 7));
 		return;
 	}
-	for (int i = size - 1; i > 0; i--, value = i < size - 8 ? 0 : value >> 8)
+	for (int i = size - 1; i > 0; i--, value >>= 8)
 		field[i] = (unsigned char)value;
 	field[0] = 0x80;
 }
