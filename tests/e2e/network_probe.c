@@ -154,7 +154,8 @@ static void tcp(const char *address, int port, const char *hex)
 		close(fd);
 		return;
 	}
-	while (got < sizeof buffer && wait_for(fd, POLLIN, PATIENCE)) {
+	/* Who has answered and holds the line has said it all. */
+	while (got < sizeof buffer && wait_for(fd, POLLIN, got ? 500 : PATIENCE)) {
 		ssize_t n = recv(fd, buffer + got, sizeof buffer - got, 0);
 		if (n < 0 && got == 0) {
 			printf("%s\n", name_of(errno));
@@ -397,7 +398,9 @@ static void through(const char *address, int port, const char *hex, long bytes)
 		printf("%s\n", name_of(errno));
 		return;
 	}
-	if (bytes && fork() == 0) {
+	if (bytes == 0)
+		shutdown(fd, SHUT_WR);
+	else if (fork() == 0) {
 		static unsigned char zeros[1 << 16];
 		for (long left = bytes; left > 0;) {
 			ssize_t n = send(fd, zeros, left < (long)sizeof zeros ? (size_t)left : sizeof zeros,

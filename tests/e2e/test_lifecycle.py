@@ -128,6 +128,34 @@ def test_exec_is_no_way_to_root(call: Call, service: str) -> None:
     assert "Seccomp:\t2" in status
 
 
+def test_exec_ends_with_its_reader_and_with_control_c(
+    call: Call, vmrun_program: list[str], service: str
+) -> None:
+    def pids() -> int:
+        (stats,) = json.loads(call("stats", "--json", "web").stdout)
+        found: int = stats["pids"]
+        return found
+
+    endless = subprocess.Popen(
+        [*vmrun_program, "exec", "web", "yes"], stdout=subprocess.PIPE, cwd=REPOSITORY
+    )
+    assert endless.stdout is not None
+    assert endless.stdout.readline() == b"y\n"
+    endless.stdout.close()
+    assert endless.wait(20) == 141
+    sleeper = subprocess.Popen(
+        [*vmrun_program, "exec", "web", "sh", "-c", "echo begun; exec sleep 300"],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=REPOSITORY,
+    )  # fmt: skip
+    assert sleeper.stdout is not None
+    assert sleeper.stdout.readline() == b"begun\n"
+    sleeper.send_signal(signal.SIGINT)
+    assert sleeper.wait(20) == 130
+    sleeper.stdout.close()
+    until(lambda: pids() <= 4)
+    assert shown(call)[0]["state"] == "running"
+
+
 def test_exec_with_a_terminal(vmrun_program: list[str], service: str) -> None:
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 77, 0, 0))

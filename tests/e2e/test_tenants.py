@@ -9,7 +9,9 @@ import socket
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +57,11 @@ def directories() -> StateDirectories:
 @pytest.fixture(scope="module", autouse=True)
 def tenants(call: Call) -> Iterator[None]:
     """``acme`` has a guest with docker, ``other`` one with crun."""
-    call("tenant", "create", "acme", "--cpus", "2", "--memory", "640m", "--guests", "2")
-    call("tenant", "create", "other", "--engine", "crun", "--cpus", "2", "--memory", "512m")
+    create = ("tenant", "create", "--cpus", "2")
+    at_the_same_time(
+        lambda: call(*create, "acme", "--memory", "640m", "--guests", "2"),
+        lambda: call(*create, "other", "--memory", "512m", "--engine", "crun"),
+    )
     yield
     for name in ("acme", "other"):
         call("tenant", "rm", "--force", "--volumes", name)
@@ -65,15 +70,26 @@ def tenants(call: Call) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def services(call: Call, busybox: str) -> list[str]:
-    """Two services of each tenant: their run ids."""
-    return [
-        call(
+    """Two services of each tenant, all started at once: their run ids."""
+    found = []
+
+    def start(tenant: str, name: str) -> None:
+        done = call(
             "run", "-q", "-d", "--tenant", tenant, "--name", f"{tenant}-{name}", "-m", "32m",
             busybox, "--", "sh", "-c", SERVICE,
-        ).stdout.strip()
-        for tenant in ("acme", "other")
-        for name in ("web", "db")
-    ]  # fmt: skip
+        )  # fmt: skip
+        found.append(done.stdout.strip())
+
+    at_the_same_time(
+        *(partial(start, tenant, name) for tenant in ("acme", "other") for name in ("web", "db"))
+    )
+    return found
+
+
+def at_the_same_time(*todo: Callable[[], object]) -> None:
+    with ThreadPoolExecutor() as threads:
+        for future in [threads.submit(one) for one in todo]:
+            future.result()
 
 
 def inspected(call: Call, tenant: str) -> dict[str, Any]:
@@ -106,9 +122,11 @@ def test_containers_of_a_tenant_share_its_guest(call: Call, services: list[str])
 def test_each_has_its_own_log_processes_and_name(call: Call, services: list[str]) -> None:
     for name in ("acme-web", "acme-db", "other-web", "other-db"):
         assert call("logs", name).stdout == f"hello from {name}\n"
-        assert call("exec", name, "--", "hostname").stdout == f"{name}\n"
-        processes = call("exec", name, "--", "ps").stdout
-        assert processes.count("while true") == 1
+        hostname, *processes = call("exec", name, "--", "sh", "-c", "hostname; ps").stdout.split(
+            "\n"
+        )
+        assert hostname == name
+        assert sum("while true" in line for line in processes) == 1
     read = json.loads(call("tenant", "stats", "acme", "--json").stdout)
     assert len(read["containers"]) == 2
     assert all(one["stats"]["memory_limit"] == 32 << 20 for one in read["containers"])

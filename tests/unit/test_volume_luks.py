@@ -164,6 +164,27 @@ def test_a_disk_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         in_use(tmp_path / "none")
 
 
+def test_a_clock_that_stands_still_is_tried_again_and_the_disk_stays_private(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A qemu-img before 9.2 that fails twice for its clock, deleting what it has made."""
+    tool = tmp_path / "bin" / "qemu-img"
+    tool.parent.mkdir()
+    tool.write_text(
+        "#!/bin/sh\n"
+        f"echo x >>{tmp_path}/calls\n"
+        f"[ $1 = create ] || exit 0\n"
+        f"rm -f {tmp_path}/disk\n"
+        f"[ $(wc -l <{tmp_path}/calls) -gt 2 ] && echo disk >{tmp_path}/disk && exit 0\n"
+        "echo 'qemu-img: disk: Unable to get accurate CPU usage' >&2; exit 1\n"
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+    create_disk(tmp_path / "disk", 16 << 20, KEY)
+    assert stat.S_IMODE((tmp_path / "disk").stat().st_mode) == 0o600
+    assert (tmp_path / "calls").read_text().count("x") == 4
+
+
 def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(StateError):
         create_disk(tmp_path / "disk", 1 << 62, KEY, guessable=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_format
 import re
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,9 +13,9 @@ from vmrun.cli.ps import run_fields
 from vmrun.cli.run_words import endpoint
 from vmrun.cli.runs import Book, Json, Run, SomeRuns, open_book
 from vmrun.model.errors import StateError, UsageError, VmrunError
-from vmrun.model.run_record import RunState
-from vmrun.run.survey import Seen
-from vmrun.supervisor.logs import log_files
+
+if TYPE_CHECKING:
+    from vmrun.run.survey import Seen
 
 _LOOK = 15.0
 _VERDICT = "verdict.json"
@@ -42,6 +42,8 @@ def inspect_command(
 
 
 def _fields(book: Book, seen: Seen) -> dict[str, Any]:
+    from vmrun.supervisor.logs import log_files
+
     record = seen.record
     folder = book.runs.folder(record.run_id)
     files = log_files(folder)
@@ -75,6 +77,8 @@ def _verdict(book: Book, run_id: str) -> dict[str, Any] | None:
 def _live(book: Book, seen: Seen) -> dict[str, Any] | None:
     """Counters read now; None where there is nothing to read them of, and why not if that
     failed."""
+    from vmrun.model.run_record import RunState
+
     if seen.kept_until or seen.state is not RunState.RUNNING:
         return None
     try:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vmrun.cli.run_words import exit_status
 from vmrun.cli.runs import Book, Json, SomeRuns, each, open_book, over
 from vmrun.model.errors import StateError, UsageError
-from vmrun.model.run_record import RunRecord
 from vmrun.model.signals import signal_number
-from vmrun.supervisor.client import ask, dial
+
+if TYPE_CHECKING:
+    from vmrun.model.run_record import RunRecord
 
 LONGEST_STOP = 3600
 _MARGIN = 90.0
@@ -141,6 +142,8 @@ def wait_for(book: Book, record: RunRecord) -> int:
 
 def _ask(book: Book, record: RunRecord) -> int | None:
     """What its owner says when it has ended; None when nobody does."""
+    from vmrun.supervisor.client import ask, dial
+
     try:
         line = dial(book.guest(record))
     except StateError:

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,8 +15,10 @@ from vmrun.cli.moment import moment
 from vmrun.cli.output import print_error
 from vmrun.cli.runs import Book, Json, Run, interruptible, open_book, over
 from vmrun.model.errors import StateError, UsageError
-from vmrun.model.run_record import RunRecord
-from vmrun.supervisor.logs import LogLine, follow_log, read_log
+
+if TYPE_CHECKING:
+    from vmrun.model.run_record import RunRecord
+    from vmrun.supervisor.logs import LogLine
 
 _POLL = 0.1
 _LOOK = 1.0
@@ -61,6 +63,8 @@ def logs_command(
         if follow:
             _follow(folder, ended, writer, first, end, last)
         else:
+            from vmrun.supervisor.logs import read_log
+
             shown = within(read_log(folder), first, end)
             writer.write(shown if last is None else last_lines(shown, last))
     if ended.problem is not None:
@@ -70,6 +74,8 @@ def logs_command(
 def _follow(
     folder: Path, ended: Ended, writer: _Writer, first: str, end: str, last: int | None
 ) -> None:
+    from vmrun.supervisor.logs import follow_log
+
     tail = None if last is None else Tail(last)
 
     def pause() -> None:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from vmrun.cli import audit, base, catalogue, compose, image, key, policy, tenant, volume
+from vmrun.cli.cp import cp_command
 from vmrun.cli.doctor import doctor_command
 from vmrun.cli.events import events_command
 from vmrun.cli.exec import exec_command
@@ -50,6 +51,7 @@ app.command("logs", no_args_is_help=True)(logs_command)
 app.command("exec", no_args_is_help=True, context_settings={"allow_interspersed_args": False})(
     exec_command
 )
+app.command("cp", no_args_is_help=True)(cp_command)
 app.command("stop", no_args_is_help=True)(stop_command)
 app.command("kill", no_args_is_help=True)(kill_command)
 app.command("pause", no_args_is_help=True)(pause_command)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,9 +12,10 @@ from vmrun.cli.output import as_json, print_error, print_json, table
 from vmrun.cli.run_words import exit_status, port_words, printable, shortened, status_words
 from vmrun.cli.runs import Json
 from vmrun.model.errors import UsageError
-from vmrun.model.run_record import Health, RunState
-from vmrun.run.survey import Seen, survey
 from vmrun.settings import load_settings
+
+if TYPE_CHECKING:
+    from vmrun.run.survey import Seen
 
 _COMMAND = 20
 _IMAGE = 40
@@ -59,6 +60,8 @@ class Filter:
 
 def parse_filter(text: str) -> Filter:
     """Raises :class:`UsageError`."""
+    from vmrun.model.run_record import Health, RunState
+
     key, equals, value = text.partition("=")
     known: dict[str, list[str]] = {"status": list(RunState), "health": list(Health)}
     if not equals or key not in _FILTERS:
@@ -109,6 +112,8 @@ def ps_command(
     json: Json = False,
 ) -> None:
     """List runs, the newest first."""
+    from vmrun.run.survey import survey
+
     wanted = [parse_filter(text) for text in filters or ()]
     if tenant is not None:
         wanted = [f for f in wanted if f.key != "tenant"] + [Filter("tenant", tenant)]

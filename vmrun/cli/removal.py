@@ -3,16 +3,17 @@ runs that live."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vmrun.cli.output import note
 from vmrun.cli.runs import Book, Json, SomeRuns, each, open_book
 from vmrun.model.errors import StateError
-from vmrun.model.run_record import RunRecord
 from vmrun.model.signals import KILL
-from vmrun.supervisor.records import RUN_ID
+
+if TYPE_CHECKING:
+    from vmrun.model.run_record import RunRecord
 
 _KILL_TIMEOUT = 60.0
 
@@ -65,6 +66,7 @@ def _kill(book: Book, record: RunRecord) -> None:
 def _without_record(book: Book, selector: str, error: StateError) -> dict[str, Any]:
     """A kept guest of whose run there is no record, or a record that is damaged."""
     from vmrun.run.state import find
+    from vmrun.supervisor.records import RUN_ID
 
     try:
         _, intent = find(book.directories, selector)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from json import dumps
+from typing import TYPE_CHECKING
 
-from vmrun.model.network import Publish
-from vmrun.model.run_record import Health, RunState
-from vmrun.run.survey import Seen
+if TYPE_CHECKING:
+    from vmrun.model.network import Publish
+    from vmrun.model.run_record import Health
+    from vmrun.run.survey import Seen
 
 _EXIT_UNKNOWN = 137
 
 
 def status_words(seen: Seen, now: float) -> str:
     """``Up 5 minutes (healthy)``, ``Exited (0) 2 hours ago`` …"""
+    from vmrun.model.run_record import RunState
+
     record = seen.record
     if seen.kept_until:
         return f"Kept for {duration_words(seen.kept_until - now)}"
@@ -35,6 +39,8 @@ def status_words(seen: Seen, now: float) -> str:
 
 def exit_status(seen: Seen) -> int:
     """The status of a run that has ended; 137, as after SIGKILL, where nobody saw it."""
+    from vmrun.model.run_record import RunState
+
     status = seen.record.exit_status
     if seen.state is RunState.DEAD and not seen.record.ended:
         return _EXIT_UNKNOWN
@@ -42,6 +48,8 @@ def exit_status(seen: Seen) -> int:
 
 
 def _health(health: Health) -> str:
+    from vmrun.model.run_record import Health
+
     if health is Health.NONE:
         return ""
     return " (health: starting)" if health is Health.STARTING else f" ({health})"

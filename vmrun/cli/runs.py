@@ -8,19 +8,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vmrun.cli.output import print_error, print_json
 from vmrun.model.errors import EXIT_INTERRUPTED, StateError, VmrunError
-from vmrun.model.run_record import RunRecord, RunState
-from vmrun.run.state import StateDirectories
-from vmrun.run.survey import Seen, guest_lives, see
 from vmrun.settings import load_settings
-from vmrun.supervisor.client import ANSWER_TIMEOUT, request
-from vmrun.supervisor.records import Runs
 
+if TYPE_CHECKING:
+    from vmrun.model.run_record import RunRecord
+    from vmrun.run.state import StateDirectories
+    from vmrun.run.survey import Seen
+    from vmrun.supervisor.records import Runs
+
+_ANSWER = 120.0
 _TEARDOWN = 90.0
 _LAST_WORD = 5.0
 _POLL = 0.05
@@ -48,6 +50,8 @@ class Book:
 
     def seen(self, record: RunRecord) -> Seen:
         """How it is now. Raises :class:`StateError` when its record has gone."""
+        from vmrun.run.survey import see
+
         seen = see(self.directories, record)
         if seen is None:
             raise StateError(f"run {record.name!r} has ended", hint="see 'vmrun ps -a'")
@@ -59,6 +63,8 @@ class Book:
 
     def must_run(self, selector: str) -> RunRecord:
         """The run of that name; :class:`StateError` unless somebody answers for it."""
+        from vmrun.model.run_record import RunState
+
         seen = self.seen(self.find(selector))
         name = seen.record.name
         if seen.kept_until:
@@ -74,14 +80,18 @@ class Book:
         return seen.record
 
     def ask(
-        self, record: RunRecord, op: str, *, timeout: float = ANSWER_TIMEOUT, **fields: Any
+        self, record: RunRecord, op: str, *, timeout: float = _ANSWER, **fields: Any
     ) -> dict[str, Any]:
         """One question about a run to the owner of its guest."""
+        from vmrun.supervisor.client import request
+
         return request(self.guest(record), op, timeout=timeout, run=record.run_id, **fields)
 
     def settle_down(self, record: RunRecord) -> None:
         """Return when the guest of a run that has ended is gone and its record final; at once for
         one that shares its guest. Raises :class:`StateError` when that takes too long."""
+        from vmrun.run.survey import guest_lives
+
         if record.guest != record.run_id:
             return
         deadline = time.monotonic() + _TEARDOWN
@@ -106,6 +116,8 @@ def over(seen: Seen) -> bool:
 
 def open_book() -> Book:
     """The book of the user who asks."""
+    from vmrun.supervisor.records import Runs
+
     directories = load_settings().directories
     return Book(directories, Runs(directories.runs))
 

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,10 +14,10 @@ from vmrun.cli.output import print_error, print_json, table
 from vmrun.cli.runs import Book, Json, interruptible, open_book
 from vmrun.model.errors import StateError, VmrunError
 from vmrun.model.quantity import format_size
-from vmrun.model.run_record import RunRecord, RunState
-from vmrun.model.stats import Stats
-from vmrun.model.wire import decode, encode
-from vmrun.run.survey import survey
+
+if TYPE_CHECKING:
+    from vmrun.model.run_record import RunRecord
+    from vmrun.model.stats import Stats
 
 _ASK = 30.0
 _APART = 1.0
@@ -73,6 +73,9 @@ def stats_command(
 
 
 def _chosen(book: Book, selectors: list[str] | None) -> list[RunRecord]:
+    from vmrun.model.run_record import RunState
+    from vmrun.run.survey import survey
+
     if selectors:
         return [book.must_run(selector) for selector in selectors]
     found = survey(book.directories, on_damage=print_error)
@@ -96,6 +99,9 @@ def _read_all(records: list[RunRecord], book: Book) -> list[Reading]:
 
 
 def _read(record: RunRecord, book: Book) -> Reading:
+    from vmrun.model.stats import Stats
+    from vmrun.model.wire import decode
+
     try:
         answer = book.ask(record, "stats", timeout=_ASK).get("stats")
         return Reading(record, decode(Stats, answer))
@@ -119,6 +125,8 @@ def cpu_percent(before: Stats | None, now: Stats | None) -> float | None:
 
 def fields(reading: Reading, before: Stats | None) -> dict[str, object]:
     """A reading for programs."""
+    from vmrun.model.wire import encode
+
     record = reading.record
     known = {"run_id": record.run_id, "name": record.name, "tenant": record.tenant}
     counters = encode(reading.stats) if reading.stats else {}

@@ -21,6 +21,7 @@ from vmrun.supervisor.services import stop_signal
 from vmrun.supervisor.tracked import TrackedRun
 
 _LONGEST_STOP = 3600.0
+_LONGEST_PATH = 4095
 
 
 class Living(Protocol):
@@ -51,6 +52,8 @@ class Answers:
             "runs": self.runs,
             "run": self.run,
             "exec": self.execute,
+            "copy-out": self.copy_out,
+            "copy-in": self.copy_in,
             "signal": self.signal,
             "stop": self.stop,
             "pause": self.pause,
@@ -109,6 +112,38 @@ class Answers:
             with contextlib.suppress(VmrunError):
                 process.close_stdin()
         converse(line, process)
+
+    def copy_out(self, line: Line, request: dict[str, Any]) -> None:
+        """A tar of what a container has at a path, as frames of stdout."""
+        service = self._copied(request)
+        path = _path(request)
+        process = service.controls.contained.archive(
+            path, _text(request, "name"), follow=request.get("follow") is True
+        )
+        service.tell("run.cp", direction="out", place=_first(path))
+        line.send({"started": True})
+        with contextlib.suppress(VmrunError):
+            process.close_stdin()
+        converse(line, process)
+
+    def copy_in(self, line: Line, request: dict[str, Any]) -> None:
+        """The frames of stdin are a tar, to be unpacked at a path of a container."""
+        service = self._copied(request)
+        path = _path(request)
+        keep = request.get("keep") is True
+        process = service.controls.contained.extract(
+            path, keep=keep, directory=request.get("directory") is True
+        )
+        service.tell("run.cp", direction="in", place=_first(path), keep=str(keep).lower())
+        line.send({"started": True})
+        converse(line, process)
+
+    def _copied(self, request: dict[str, Any]) -> TrackedRun:
+        service = self._service(request)
+        if service.controls.paused:
+            name = service.record.name
+            raise StateError(f"run {name!r} is paused", hint=f"vmrun unpause {name}")
+        return service
 
     def signal(self, line: Line, request: dict[str, Any]) -> None:
         """Send a signal to a container."""
@@ -178,6 +213,19 @@ def _text(request: dict[str, Any], name: str) -> str:
     if not isinstance(value, str):
         raise StateError(f"{name} is no text")
     return value
+
+
+def _path(request: dict[str, Any]) -> str:
+    value = _text(request, "path")
+    size = len(value.encode("utf-8", "replace"))
+    if not value.startswith("/") or not value.isprintable() or size > _LONGEST_PATH:
+        raise StateError("path is no absolute path")
+    return value
+
+
+def _first(path: str) -> str:
+    """All that the journal hears of a path: names below may tell of whom the files are about."""
+    return "/" + path.strip("/").partition("/")[0]
 
 
 def _texts(request: dict[str, Any], name: str) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from vmrun.engine.container import run_command
+from vmrun.engine.copying import archive_command, extract_command
 from vmrun.engine.guest import counters_command, freeze_command
 from vmrun.engine.selection import make_engine
 from vmrun.model.errors import EngineError, Refused
@@ -54,6 +55,7 @@ class Contained:
         self._number = number
         self._engine = make_engine(plan.workload.engine, scratch=live.directory.path)
         self._container: RunningContainer | None = None
+        self._pid = 0
         self._over = threading.Event()
 
     def deliver(self) -> int:
@@ -72,6 +74,7 @@ class Contained:
             reading = container.reading(_GATE_TIMEOUT)
             assertions = must_hold(check_container(self.plan, reading))
             self._wire.attach(self.plan, reading.pid)
+            self._pid = reading.pid
             container.release()
         except BaseException:
             container.kill()
@@ -153,6 +156,22 @@ class Contained:
         )
         command = self._running().runtime.execute(process)
         return self._live.connection(self._number).execute(command, terminal=terminal)
+
+    def archive(self, path: str, name: str, *, follow: bool) -> RemoteProcess:
+        """Write a tar of ``path`` in it to stdout, as ``name``."""
+        self._running()
+        command = archive_command(self.plan.run_id, self._pid, path, name, follow=follow)
+        return self._live.connection(self._number).execute(command)
+
+    def extract(self, path: str, *, keep: bool, directory: bool) -> RemoteProcess:
+        """Unpack the tar on stdin at ``path`` in it: as its own user, or as root with the owners
+        and modes of the archive."""
+        self._running()
+        owner = None if keep else (self.plan.container.uid, self.plan.container.gid)
+        command = extract_command(
+            self.plan.run_id, self._pid, path, owner=owner, directory=directory
+        )
+        return self._live.connection(self._number).execute(command)
 
     def _running(self) -> RunningContainer:
         if self._container is None:

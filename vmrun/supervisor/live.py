@@ -85,6 +85,8 @@ class LiveGuest:
         """A connection: the guest has one port for each, so ``number`` counts around."""
         port = number % len(self._sockets.ssh)
         with self._lock:
+            if self.lost.is_set():
+                raise ChannelError("the guest does not answer any more", hint="see 'vmrun ps -a'")
             if self.paused:
                 raise ChannelError("the guest is paused", hint="vmrun unpause")
             if port not in self._connections:

@@ -1,6 +1,6 @@
 """Reading the tar that a guest sends back. It is hostile until proved otherwise: only what
-busybox's tar writes (ustar with GNU long names) is understood, everything is capped, and whatever
-does not fit is a :class:`GuestError`."""
+busybox's tar and the guest tool write (ustar with GNU's long names and large numbers) is
+understood, everything is capped, and whatever does not fit is a :class:`GuestError`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ DEEPEST = 256
 
 _OCTAL = re.compile(rb"[ \0]*([0-7]*)[ \0]*")
 _LONG_NAME, _LONG_LINK = b"L", b"K"
+_BINARY = 0x80
+_LARGEST = (1 << 63) - 1
+_HIGHEST_ID = (1 << 32) - 2
 
 
 class Kind(Enum):
@@ -39,7 +42,8 @@ _KINDS = {kind.value: kind for kind in Kind} | {b"\0": Kind.FILE, b"4": Kind.DEV
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One entry: ``parts`` are its path's components, never empty, ``.`` or ``..``; ``target`` is
-    a symbolic link's text or a hard link's path, as sent; ``mtime`` in seconds since 1970."""
+    a symbolic link's text or a hard link's path, as sent; ``mtime`` in seconds since 1970; ``uid``
+    and ``gid`` are the guest's."""
 
     parts: tuple[str, ...]
     kind: Kind
@@ -47,6 +51,8 @@ class Entry:
     size: int
     mtime: int
     target: str
+    uid: int = 0
+    gid: int = 0
 
 
 class ArchiveReader:
@@ -111,6 +117,8 @@ class ArchiveReader:
             size=size,
             mtime=_number(header[136:148]),
             target=os.fsdecode(target or header[157:257].split(b"\0")[0]),
+            uid=_number(header[108:116], _HIGHEST_ID),
+            gid=_number(header[116:124], _HIGHEST_ID),
         )
 
     def _checked(self, header: bytes) -> int:
@@ -159,11 +167,15 @@ def _path_of(header: bytes) -> bytes:
     return prefix + b"/" + name if prefix else name
 
 
-def _number(field: bytes) -> int:
+def _number(field: bytes, highest: int = _LARGEST) -> int:
+    """Octal digits, or GNU's big-endian binary after a byte 0x80."""
     match = _OCTAL.fullmatch(field)
-    if match is None:
+    if match is None and field[0] != _BINARY:
         raise _hostile(f"a number that is none: {field!r}")
-    return int(match[1] or b"0", 8)
+    value = int(match[1] or b"0", 8) if match else int.from_bytes(field[1:], "big")
+    if value > highest:
+        raise _hostile(f"a number that is too large: {field!r}")
+    return value
 
 
 def _hostile(what: str) -> GuestError:

@@ -59,7 +59,7 @@ def create_disk(path: Path, size: int, passphrase: bytes, *, guessable: bool = T
     options = "encrypt.format=luks,encrypt.key-secret=key"
     if not guessable:
         options += f",encrypt.iter-time={_ITERATION_MS}"
-    # The caller's umask does not matter: nobody but us ever opens it by this name.
+    # Nothing that is there already is overwritten. One that qemu-img could not make it deletes.
     descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     os.close(descriptor)
     try:
@@ -201,6 +201,7 @@ def _run(arguments: Sequence[str], descriptors: Sequence[int]) -> tuple[int, str
             timeout=DEADLINE,
             check=False,
             env={**os.environ, "LC_ALL": "C"},
+            umask=0o077,
         )
     except subprocess.TimeoutExpired:
         raise DeadlineExceeded(f"{arguments[0]} did not end within {DEADLINE:g} s") from None

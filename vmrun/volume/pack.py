@@ -1,8 +1,8 @@
 """Into the guest: directories and files of the host as one tar stream, and secrets with them.
 
-Everything belongs to the container's user there. Symbolic links are sent as they are; devices,
-sockets and FIFOs stay behind. A directory is walked by descriptors, so that nobody who may write to
-it leads the walk elsewhere.
+Everything belongs to one user there, mostly the container's, or to whom it belongs here. Symbolic
+links are sent as they are; devices, sockets and FIFOs stay behind. A directory is walked by
+descriptors, so that nobody who may write to it leads the walk elsewhere.
 """
 
 from __future__ import annotations
@@ -65,9 +65,10 @@ def measure(source: Path, size_of: Callable[[int], int], *, note: Callable[[str]
     return total
 
 
-def pack(source: Path, name: str, owner: Owner, limit: int) -> Iterator[bytes]:
-    """A tar of ``source`` as ``name``, without its end. Raises :class:`StateError` when there is
-    more than ``limit`` bytes in it, or a file changes its size meanwhile."""
+def pack(source: Path, name: str, owner: Owner | None, limit: int) -> Iterator[bytes]:
+    """A tar of ``source`` as ``name``, without its end; without an ``owner`` everything belongs to
+    whom it belongs here. Raises :class:`StateError` when there is more than ``limit`` bytes in it,
+    or a file changes its size meanwhile."""
     moved = 0
     for found in _walk(source):
         kind = _kind(found.status)
@@ -156,7 +157,7 @@ def _kind(status: os.stat_result) -> bytes | None:
     return tarfile.SYMTYPE if stat.S_ISLNK(status.st_mode) else None
 
 
-def _file(found: _Found, name: str, owner: Owner, where: Path) -> Iterator[bytes]:
+def _file(found: _Found, name: str, owner: Owner | None, where: Path) -> Iterator[bytes]:
     with _readable(where):
         # Should it have become a FIFO, opening it must not wait for a writer.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -182,7 +183,7 @@ def _header(
     name: str,
     kind: bytes,
     mode: int,
-    owner: Owner,
+    owner: Owner | None,
     status: os.stat_result | None,
     *,
     size: int = 0,
@@ -190,7 +191,10 @@ def _header(
 ) -> bytes:
     entry = tarfile.TarInfo(name)
     entry.type, entry.mode, entry.size, entry.linkname = kind, mode & 0o777, size, target
-    entry.uid, entry.gid = owner.uid, owner.gid
+    if owner is not None:
+        entry.uid, entry.gid = owner.uid, owner.gid
+    elif status is not None:
+        entry.uid, entry.gid = status.st_uid, status.st_gid
     entry.mtime = 0 if status is None else max(0, int(status.st_mtime))
     return entry.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 

@@ -24,13 +24,17 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 class Unpacker:
     """Writes entries below ``root``, a directory. Files are the caller's own; of their modes the
-    permissions count, never setuid, setgid or the sticky bit."""
+    permissions count, never setuid, setgid or the sticky bit.
 
-    def __init__(self, root: Path) -> None:
+    With ``owners`` they get the guest's uid and gid, as far as the caller may give them away.
+    """
+
+    def __init__(self, root: Path, *, owners: bool = False) -> None:
         self._root_path = root
+        self._owners = owners
         with self._explained(()):
             self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._modes: list[tuple[tuple[str, ...], int]] = []
+        self._made: list[tuple[tuple[str, ...], Entry]] = []
         self.written = 0
         """Files that were new or had changed."""
 
@@ -58,14 +62,15 @@ class Unpacker:
 
     def finish(self) -> None:
         """Give new directories their modes, now that nothing more is written into them."""
-        for parts, mode in reversed(self._modes):
+        for parts, entry in reversed(self._made):
             with self._explained(parts), self._parent(parts) as parent:
                 descriptor = os.open(parts[-1], _DIRECTORY, dir_fd=parent)
                 try:
-                    os.fchmod(descriptor, mode)
+                    self._give(descriptor, entry)
+                    os.fchmod(descriptor, entry.mode)
                 finally:
                     os.close(descriptor)
-        self._modes.clear()
+        self._made.clear()
 
     def close(self) -> None:
         """Give the directory back."""
@@ -81,7 +86,7 @@ class Unpacker:
             if status is not None:
                 os.unlink(parts[-1], dir_fd=parent)
             os.mkdir(parts[-1], 0o700, dir_fd=parent)
-        self._modes.append((parts, entry.mode))
+        self._made.append((parts, entry))
 
     def _file(self, parts: tuple[str, ...], entry: Entry, archive: ArchiveReader) -> None:
         with self._parent(parts) as parent, _partial(parent) as partial:
@@ -90,8 +95,9 @@ class Unpacker:
             with os.fdopen(descriptor, "r+b", buffering=0) as file:
                 for data in archive.content():
                     _write_all(descriptor, data)
-                if _same_as(descriptor, entry, parts[-1], parent):
+                if not self._owners and _same_as(descriptor, entry, parts[-1], parent):
                     return
+                self._give(descriptor, entry)
                 os.fchmod(descriptor, entry.mode)
                 moment = min(entry.mtime, _LATEST)
                 os.utime(descriptor, (moment, moment))
@@ -102,12 +108,17 @@ class Unpacker:
     def _symlink(self, parts: tuple[str, ...], entry: Entry) -> None:
         with self._parent(parts) as parent:
             with contextlib.suppress(OSError):
-                if os.readlink(parts[-1], dir_fd=parent) == entry.target:
+                if not self._owners and os.readlink(parts[-1], dir_fd=parent) == entry.target:
                     return
             if not stays_inside(entry.target, depth=len(parts) - 1):
                 raise self._refused(parts, f"it links to {entry.target[:80]!r}, which is elsewhere")
             with _partial(parent) as partial:
                 os.symlink(entry.target, partial, dir_fd=parent)
+                if self._owners:
+                    with contextlib.suppress(PermissionError):
+                        os.chown(
+                            partial, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False
+                        )
                 self._replace(partial, parts, parent)
         self.written += 1
 
@@ -132,6 +143,11 @@ class Unpacker:
                     follow_symlinks=False,
                 )
                 self._replace(partial, parts, parent)
+
+    def _give(self, descriptor: int, entry: Entry) -> None:
+        if self._owners:
+            with contextlib.suppress(PermissionError):
+                os.fchown(descriptor, entry.uid, entry.gid)
 
     def _replace(self, partial: str, parts: tuple[str, ...], parent: int) -> None:
         status = _status(parts[-1], parent)

@@ -3,14 +3,19 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <inttypes.h>
 #include <linux/capability.h>
 #include <linux/magic.h>
 #include <linux/openat2.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "common/text.h"
@@ -80,20 +85,58 @@ static void join_cgroup(const char *argument, const char *cgroup)
 		gone(argument, "its cgroup cannot be entered");
 }
 
+/* Goes on in a child, and ends it when the process ends: its mounts and its cgroup can only go when
+ * nobody is left who holds them. */
+static void end_with(int process, const char *argument)
+{
+	int status = 0;
+	pid_t child = fork();
+	if (child == 0)
+		return;
+	int worker = child < 0 ? -1 : (int)syscall(SYS_pidfd_open, child, 0);
+	if (worker < 0)
+		fail(EXIT_DISK, "cannot fork: %s", strerror(errno));
+	/* Hanging up shows as the end of the child's streams. */
+	signal(SIGHUP, SIG_IGN);
+	close(STDIN_FILENO);
+	struct pollfd ended[] = { { .fd = process, .events = POLLIN },
+				  { .fd = worker, .events = POLLIN } };
+	while (poll(ended, 2, -1) < 0 && errno == EINTR)
+		;
+	bool over = ended[1].revents == 0;
+	if (over)
+		kill(child, SIGKILL);
+	while (waitpid(child, &status, 0) < 0 && errno == EINTR)
+		;
+	if (over)
+		gone(argument, "the container has ended");
+	if (WIFSIGNALED(status))
+		fail(EXIT_DISK, "killed by signal %d: the container has no memory left",
+		     WTERMSIG(status));
+	exit(WEXITSTATUS(status));
+}
+
 /* One descriptor of the process's directory in procfs means this very process, however often its
- * number is used again. */
+ * number is used again; so does the other if that process still lives afterwards. */
 static int root_of(const char *argument, const char *cgroup, bool join)
 {
 	char path[32], found[1024];
-	snprintf(path, sizeof path, "/proc/%.*s", (int)(cgroup - 1 - argument), argument);
+	uint64_t pid;
+	snprintf(path, sizeof path, "%.*s", (int)(cgroup - 1 - argument), argument);
+	if (!text_number(path, INT32_MAX, &pid) || pid < 2)
+		fail(EXIT_USAGE, "not a process id: %.100s", argument);
+	snprintf(path, sizeof path, "/proc/%" PRIu64, pid);
 	int directory = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (directory < 0)
+	int process = (int)syscall(SYS_pidfd_open, (pid_t)pid, 0);
+	if (directory < 0 || process < 0)
 		gone(argument, "no such process");
 	check_cgroup(directory, argument, cgroup, found);
 	check_namespace(directory, argument);
 	int root = openat(directory, "root", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (root < 0)
 		gone(argument, "it has just ended");
+	end_with(process, argument);
+	close(process);
 	if (join)
 		join_cgroup(argument, found);
 	close(directory);

@@ -21,8 +21,9 @@ struct inside {
 };
 
 /* An absolute path of a directory, or PID:CGROUP: the root of a process that must be in that cgroup
- * or below it, and in a mount namespace of its own. Exits with EXIT_GONE if it is another one. With
- * join we enter the process's cgroup: memory and time are the container's, and so is our end. */
+ * or below it, and in a mount namespace of its own. Exits with EXIT_GONE if it is another one, and
+ * when it ends. With join we enter its cgroup: the memory and time that we use are the container's,
+ * and whatever kills all of that kills us. */
 struct inside inside_open(const char *argument, bool join);
 
 /* Makes the root ours and gives up all capabilities but these (a mask). Nothing of it is done for a
