@@ -37,6 +37,11 @@ endif
 # More arguments for pytest: make unit PYTEST='-k plan -x'
 PYTEST ?=
 
+# Tests run in so many processes, a file in one of them: each keeps its guests in a state directory
+# of its own. A guest of the tests takes half a gigabyte, and under emulation a whole processor.
+JOBS ?= 2
+SPREAD := --numprocesses $(JOBS) --dist loadfile
+
 say = @printf '==> %s\n'
 
 ##@ What you came for
@@ -49,7 +54,7 @@ demo: base-minimal ## Set up, then run a real image hardened in a guest of its o
 .PHONY: test
 test: lint base ## Set up, then lint and run every test, those in real guests too
 	$(say) 'test: all tests, those in real guests too'
-	@$(BIN)/pytest $(PYTEST)
+	@$(BIN)/pytest $(SPREAD) $(PYTEST)
 
 ##@ Steps
 
@@ -82,12 +87,12 @@ format: $(VENV_READY) ## Put the code in its format
 .PHONY: unit
 unit: $(HOST_READY) ## Run the tests that need no guest
 	$(say) 'unit: tests without guests'
-	@$(BIN)/pytest -m 'not guest' $(PYTEST)
+	@$(BIN)/pytest $(SPREAD) -m 'not guest' $(PYTEST)
 
 .PHONY: e2e
 e2e: base ## Run the tests in real guests
 	$(say) 'e2e: tests in real guests'
-	@$(BIN)/pytest -m guest $(PYTEST)
+	@$(BIN)/pytest $(SPREAD) -m guest $(PYTEST)
 
 .PHONY: bench
 bench: base ## Measure the figures that vmrun is held to, and print them

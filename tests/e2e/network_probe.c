@@ -353,7 +353,7 @@ static void flood(const char *address, int port, int count)
 		connect(fd, &to.any, size);
 		all[made++] = (struct pollfd){ fd, POLLIN | POLLOUT, 0 };
 	}
-	sleep(3);
+	sleep(2);
 	for (int i = 0; i < made; i++) {
 		char byte;
 		struct tcp_info info = { 0 };
@@ -487,8 +487,7 @@ static void answer(int fd)
 
 static void end(int number)
 {
-	(void)number;
-	_exit(3);
+	_exit(number == SIGTERM ? 0 : 3);
 }
 
 static int serve(int port)
@@ -504,6 +503,7 @@ static int serve(int port)
 	}
 	signal(SIGCHLD, SIG_IGN);
 	signal(SIGUSR1, end);
+	signal(SIGTERM, end);
 	for (;;) {
 		int fd = accept(listener, NULL, NULL);
 		if (fd < 0)

@@ -275,10 +275,10 @@ def test_a_failing_service_is_started_again_until_it_is_removed(
 ) -> None:
     call("run", "-q", "-d", "--name", "flaky", "--restart", "on-failure", busybox, "--",
          "sh", "-c", "echo begun; exit 3")  # fmt: skip
-    until(lambda: shown(call)[0]["restarts"] >= 2)
+    until(lambda: call("logs", "flaky").stdout.startswith("begun\n" * 3))
     (run,) = shown(call)
     assert run["state"] in ("restarting", "running")
-    assert call("logs", "flaky").stdout.startswith("begun\n" * 3)
+    assert run["restarts"] >= 2
     events = call("events", "--filter", f"run={run['run_id']}").stdout
     assert events.count(" run.restart ") >= 2
     call("rm", "--force", "flaky")

@@ -69,7 +69,8 @@ def _one(
             process.kill()
             said.append(f"does not end: {command}")
             return
-    if b"Traceback" in err:
+    # One that is interrupted while Python itself starts says so in Python's own way.
+    if b"Traceback" in err and not err.rstrip().endswith(b"KeyboardInterrupt"):
         said.append(f"{command}: {err[-700:].decode(errors='replace')}")
 
 

@@ -132,7 +132,7 @@ OUTSIDE_THE_CORE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if package(name) in CORE])
+@pytest.mark.parametrize("name", [name for name in sorted(MODULES) if package(name) in CORE])
 def test_the_core_does_nothing_but_decide(name: str) -> None:
     """No clock, chance, process, file or network: equal input, equal plan."""
     outside = {other.partition(".")[0] for other in IMPORTS[name]}

@@ -145,7 +145,9 @@ def test_another_host_key_is_refused_before_the_client_key_is_shown() -> None:
     guest.transport.close()
 
 
-@pytest.mark.parametrize("pinned", ["", "ssh-ed25519", HOST.public_line + "A"])
+@pytest.mark.parametrize(
+    "pinned", ["", "ssh-ed25519", HOST.public_line + "A"], ids=["none", "its type", "more"]
+)
 def test_only_the_whole_pinned_key_will_do(connect, pinned: str) -> None:
     with pytest.raises(WrongHostKey):
         connect(host_key=pinned)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -119,6 +121,25 @@ def test_an_answer_that_is_none(world: World, vmrun: Vmrun) -> None:
     done = vmrun("stats", "web")
     assert done.status == 1
     assert "Traceback" not in done.err
+
+
+def test_on_a_terminal_it_is_refreshed_until_control_c(
+    world: World, vmrun: Vmrun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy(world, world.live("web"), 0.25)
+    naps = iter(range(3))
+
+    def nap(_seconds: float) -> None:
+        if next(naps, None) is None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("vmrun.cli.stats.time", SimpleNamespace(sleep=nap))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    done = vmrun("stats")
+    assert done.status == 130
+    assert done.out.count("\x1b[H\x1b[J") == 3
+    assert sum("web" in line for line in done.out.splitlines()) == 3
+    assert done.err == ""
 
 
 def test_what_does_not_run_has_none(world: World, vmrun: Vmrun) -> None:

@@ -91,7 +91,7 @@ def up_command(
 
     Without -d their output is shown until Ctrl-C, which stops them.
     """
-    from vmrun.run.compose import up
+    from vmrun.run.compose import check_volumes, up
 
     if not 1 <= wait_timeout <= _LONGEST_WAIT:
         raise UsageError(
@@ -107,6 +107,7 @@ def up_command(
     chosen = _choose(file, name, tenant, settings, services)
     for text in chosen.project.notes:
         note(text)
+    check_volumes(chosen.project, services or (), chosen.tenant.name, chosen.settings.directories)
     runner = _runner(chosen, plain_http=plain_http, patience=float(wait_timeout))
     defaults = _defaults(chosen, allow_emulation=allow_emulation)
     records = up(chosen.project, defaults, runner, only=services or ())

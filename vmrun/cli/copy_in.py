@@ -21,14 +21,14 @@ _SOMEBODY = Owner(0, 0)
 
 
 class _Count:
-    """Files and bytes, as they are measured."""
+    """Entries and bytes, as they are measured."""
 
     def __init__(self) -> None:
-        self.files = 0
+        self.entries = 0
         self.size = 0
 
     def add(self, size: int) -> int:
-        self.files += 1
+        self.entries += 1
         self.size += size
         return size
 
@@ -47,21 +47,23 @@ def copy_in(
     try:
         path = destination.inside
         ask(line, "copy-in", run=run_id, path=path, directory=streamed, keep=keep)
-        tell(send_archive(line, chunks))
+        tell(send_archive(line, chunks, f"copy to {destination.run}:{destination.path}"))
     finally:
         line.close()
-    return Copied(count.files, count.size)
+    return Copied(count.entries, count.size)
 
 
 def _stdin(count: _Count) -> Iterator[bytes]:
     if os.isatty(sys.stdin.fileno()):
         raise UsageError("a tar is not typed", hint="tar -c FILES | vmrun cp - RUN:PATH")
-    count.files = 1
     return iter(lambda: _read(count), b"")
 
 
 def _read(count: _Count) -> bytes:
-    data = os.read(sys.stdin.fileno(), _CHUNK)
+    try:
+        data = os.read(sys.stdin.fileno(), _CHUNK)
+    except OSError as error:
+        raise StateError(f"cannot read stdin: {error.strerror}", hint="it must be a tar") from error
     count.size += len(data)
     return data
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from vmrun.cli.copy_place import STREAM, Copied, Place, tell
@@ -21,6 +22,8 @@ from vmrun.volume.unpack import Unpacker, stays_inside
 _MOST_ENTRIES = 500_000
 _UNBOUNDED = 1 << 62
 _CHUNK = 256 << 10
+_ROOT = "root"
+"""What the container's root is called on its way here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,80 +47,98 @@ def copy_out(
     if streamed and os.isatty(sys.stdout.fileno()):
         raise UsageError("a tar is not for a terminal", hint="vmrun cp RUN:PATH - | tar -t")
     room = 0 if streamed else _room(destination.path)
-    with _archive(guest, run_id, source, follow=follow) as incoming:
+    name = posixpath.basename(source.inside.rstrip("/")) or _ROOT
+    if streamed and source.contents:
+        name = "."
+    with _archive(guest, run_id, source, name, follow=follow) as incoming:
         if streamed:
             copied = _pass_on(incoming)
         else:
-            copied = _unpack(incoming, source, destination.path, keep=keep, room=room)
+            contents = source.contents
+            copied = _Unpacking(name, destination.path, contents=contents, room=room).run(
+                incoming, keep=keep
+            )
         tell(incoming.notes())
     return copied
 
 
 @contextmanager
-def _archive(guest: Path, run_id: str, source: Place, *, follow: bool) -> Iterator[Incoming]:
+def _archive(
+    guest: Path, run_id: str, source: Place, name: str, *, follow: bool
+) -> Iterator[Incoming]:
     line = dial(guest)
     try:
-        path, name = source.inside, _name(source)
-        ask(line, "copy-out", run=run_id, path=path, name=name, follow=follow)
+        ask(line, "copy-out", run=run_id, path=source.inside, name=name, follow=follow)
         line.sock.settimeout(STALLED)
-        yield Incoming(line)
+        yield Incoming(line, f"copy {source.run}:{source.path}")
     finally:
         line.close()
-
-
-def _name(source: Place) -> str:
-    """What the archive calls it."""
-    return "." if source.contents else posixpath.basename(source.inside.rstrip("/"))
 
 
 def _pass_on(incoming: Incoming) -> Copied:
     size = 0
     while data := incoming.read(_CHUNK):
-        sys.stdout.buffer.write(data)
         size += len(data)
-    sys.stdout.buffer.flush()
-    return Copied(files=1, size=size)
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(sys.stdout.fileno(), view) :]
+        except OSError as error:
+            raise StateError(
+                f"cannot write the tar to stdout: {error.strerror}", hint="it is not whole"
+            ) from error
+    return Copied(entries=0, size=size)
 
 
-def _unpack(
-    incoming: Incoming, source: Place, destination: str, *, keep: bool, room: int
-) -> Copied:
-    reader = ArchiveReader(incoming.read, max_bytes=_UNBOUNDED, max_entries=_MOST_ENTRIES)
-    unpacker: Unpacker | None = None
-    target: Target | None = None
-    files = size = 0
-    left_out: list[str] = []
-    name = _name(source)
-    try:
-        for entry in reader.entries():
-            if target is None or unpacker is None:
-                target = find_target(destination, name, entry.kind)
-                unpacker = Unpacker(target.root, owners=keep)
-            parts = (*target.top, *_below(entry, name))
-            if (why := _reason_against(entry, parts)) is not None:
-                left_out.append(f"{target.root.joinpath(*parts)!s:.300} is left out: {why}")
-                continue
-            size += entry.size
-            if size > room:
-                raise StateError(
-                    f"there is no room for {'/'.join(parts)[:300]!r}: it has {entry.size} bytes",
-                    hint="what came before it was copied",
-                )
-            unpacker.put(parts, entry, reader)
-            files += entry.kind is Kind.FILE
-        if unpacker is not None:
+class _Unpacking:
+    """An archive whose first entry is called ``name``, on its way to ``destination``."""
+
+    def __init__(self, name: str, destination: str, *, contents: bool, room: int) -> None:
+        self._name = name
+        self._destination = destination
+        self._contents = contents
+        self._room = room
+        self._entries = 0
+        self._size = 0
+        self._left_out: list[str] = []
+
+    def run(self, incoming: Incoming, *, keep: bool) -> Copied:
+        """Unpack all of it; with ``keep`` its owners count."""
+        reader = ArchiveReader(incoming.read, max_bytes=_UNBOUNDED, max_entries=_MOST_ENTRIES)
+        entries = reader.entries()
+        first = next(entries, None)
+        if first is None:
+            raise GuestError("the guest sent nothing", hint="see 'vmrun ps'")
+        target = find_target(self._destination, self._name, first.kind, contents=self._contents)
+        unpacker = Unpacker(target.root, owners=keep)
+        try:
+            for entry in chain([first], entries):
+                self._put(entry, target, unpacker, reader)
             unpacker.finish()
-    finally:
-        if unpacker is not None:
+        finally:
             unpacker.close()
-    tell(_printable(text) for text in left_out)
-    return Copied(files, size, len(left_out))
+        tell(_printable(text) for text in self._left_out)
+        return Copied(self._entries, self._size, len(self._left_out))
+
+    def _put(self, entry: Entry, target: Target, unpacker: Unpacker, reader: ArchiveReader) -> None:
+        parts = (*target.top, *_below(entry, self._name))
+        if (why := _reason_against(entry, parts)) is not None:
+            where = str(target.root.joinpath(*parts))
+            self._left_out.append(f"{where[:300]} is left out: {why}")
+            return
+        self._size += entry.size
+        if self._size > self._room:
+            raise StateError(
+                f"there is no room for {_printable('/'.join(parts)[:300])}: it has {entry.size} "
+                "bytes",
+                hint="what came before it was copied",
+            )
+        unpacker.put(parts, entry, reader)
+        self._entries += 1
 
 
 def _below(entry: Entry, name: str) -> tuple[str, ...]:
     """An entry's path below the first one's."""
-    if name == ".":
-        return entry.parts
     if entry.parts[:1] != (name,):
         raise GuestError(
             f"the guest sent {'/'.join(entry.parts)[:80]!r}, which was not asked for",
@@ -138,13 +159,13 @@ def _reason_against(entry: Entry, parts: tuple[str, ...]) -> str | None:
     return None
 
 
-def find_target(destination: str, name: str, kind: Kind) -> Target:
-    """Where a directory, file or link called ``name`` goes (``.``: what is in a directory), as
+def find_target(destination: str, name: str, kind: Kind, *, contents: bool) -> Target:
+    """Where a directory, file or link called ``name`` goes, or the ``contents`` of a directory, as
     docker's ``cp`` has it. Raises :class:`StateError` when it cannot go there."""
     path = Path(os.path.realpath(destination))
     status = _status(path)
     if status is not None and stat.S_ISDIR(status.st_mode):
-        return Target(path, ()) if name == "." else _in_directory(path, name, kind)
+        return Target(path, ()) if contents else _in_directory(path, name, kind)
     if status is not None and (kind is Kind.DIRECTORY or _says_directory(destination)):
         raise StateError(f"{destination} is no directory", hint="name another place")
     if status is not None and not stat.S_ISREG(status.st_mode):

@@ -39,9 +39,10 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """What was copied: ``left_out`` counts what stayed behind although it was asked for."""
+    """What was copied: ``entries`` counts files, directories and links, 0 for a tar that was passed
+    on as it is; ``left_out`` those that stayed behind although they were asked for."""
 
-    files: int
+    entries: int
     size: int
     left_out: int = 0
 

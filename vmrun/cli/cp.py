@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vmrun.cli.copy_place import STREAM, parse_place
+from vmrun.cli.copy_place import STREAM, Copied, parse_place
 from vmrun.cli.output import note, print_json
 from vmrun.cli.runs import interruptible, open_book
 from vmrun.model.errors import StateError, UsageError
@@ -75,16 +75,22 @@ def cp_command(
                 "run": record.run_id,
                 "name": record.name,
                 "direction": "in" if inwards else "out",
-                "files": copied.files,
+                "entries": copied.entries,
                 "bytes": copied.size,
                 "left_out": copied.left_out,
             }
         )
     elif not quiet:
-        files = "1 file" if copied.files == 1 else f"{copied.files} files"
-        note(f"copied {files}, {copied.size} bytes, to {destination}")
+        note(f"copied {_what(copied)} to {destination}")
     if copied.left_out:
         raise StateError(
             f"{copied.left_out} of what was asked for was left out (above)",
             hint=f"as a tar it is complete: vmrun cp {source} -",
         )
+
+
+def _what(copied: Copied) -> str:
+    if not copied.entries:
+        return f"a tar of {copied.size} bytes"
+    entries = "1 entry" if copied.entries == 1 else f"{copied.entries} entries"
+    return f"{entries} of {copied.size} bytes"

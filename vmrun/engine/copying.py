@@ -1,5 +1,5 @@
-"""Copying between the host and a container that runs: the guest tool's verbs for it (guest contract,
-"Guest tool"). Pure, as :mod:`vmrun.engine.guest`."""
+"""Copying between the host and a container that runs: the guest tool's verbs for it (guest
+contract, "Guest tool"). Pure, as :mod:`vmrun.engine.guest`."""
 
 from __future__ import annotations
 

@@ -12,12 +12,12 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vmrun.hypervisor import process
-from vmrun.hypervisor.remains import memory_of
+from vmrun.hypervisor.remains import memory_of, remains, remove_remains
 from vmrun.model.report import Removed
 
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -46,8 +46,8 @@ class Stray:
     kind: str
     run_id: str
     name: str
-    pid: int = 0
     uuid: str = ""
+    """That of a guest whose QEMU still runs; what else it has goes with that."""
 
 
 def qemu_processes(guests: Path) -> Iterator[QemuProcess]:
@@ -72,11 +72,11 @@ def strays(guests: Path, known: frozenset[str]) -> tuple[Stray, ...]:
     """What there is of guests that are none of ``known``, the run ids that have a directory."""
     running = tuple(qemu_processes(guests))
     busy = known | {one.run_id for one in running}
-    found = [
-        Stray("process", one.run_id, f"qemu {one.pid}", one.pid, one.uuid)
-        for one in running
-        if one.below and one.uuid and one.run_id not in known
-    ]
+    lost = {one.run_id: one.uuid for one in running if one.below and one.run_id not in known}
+    found = []
+    for run_id, uuid in lost.items():
+        parts = (item.partition(" ") for item in remains(domain=f"vmrun-{run_id}", uuid=uuid))
+        found += [Stray(kind, run_id, name, uuid) for kind, _, name in parts]
     for path in _cgroups():
         match = _CGROUP_NAME.fullmatch(path.name)
         if match and match[1] not in busy and _is_old(path) and not _populated(path):
@@ -88,19 +88,26 @@ def strays(guests: Path, known: frozenset[str]) -> tuple[Stray, ...]:
     return tuple(found)
 
 
-def remove_stray(stray: Stray) -> Removed:
-    """Remove one; says whether it is gone."""
-    if stray.kind == "process":
-        return Removed("process", stray.name, process.kill_guest_process(stray.pid, stray.uuid))
+def remove_strays(found: Sequence[Stray]) -> tuple[tuple[str, Removed], ...]:
+    """Remove them; says of each, by run id, whether it is gone."""
+    removed = []
+    for run_id, uuid in {stray.run_id: stray.uuid for stray in found if stray.uuid}.items():
+        domain = f"vmrun-{run_id}"
+        removed += [(run_id, item) for item in remove_remains(domain=domain, uuid=uuid)]
+        left = remains(domain=domain, uuid=uuid)
+        removed += [(run_id, Removed("leftover", item, gone=False)) for item in left]
+    removed += [(stray.run_id, _remove(stray)) for stray in found if not stray.uuid]
+    return tuple(removed)
+
+
+def _remove(stray: Stray) -> Removed:
     path = Path(stray.name)
     if stray.kind == "keys":
         shutil.rmtree(path, ignore_errors=True)
     else:
-        for below in sorted(path.rglob("*/"), reverse=True):
+        for below in (*sorted(path.rglob("*/"), reverse=True), path):
             with contextlib.suppress(OSError):
                 below.rmdir()
-        with contextlib.suppress(OSError):
-            path.rmdir()
     return Removed(stray.kind, stray.name, not path.exists())
 
 

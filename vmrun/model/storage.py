@@ -51,6 +51,18 @@ class Bind:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedVolume:
+    """A volume that a tenant's guest has mounted, for one container in it: ``content`` is the
+    directory of the guest that it is to see, ``at`` the place of the container's own bind of that.
+    ``claimed`` is made when the first container that may write there has come."""
+
+    content: str
+    at: str
+    claimed: str
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Disk:
     """A qcow2 file of the host, encrypted with LUKS, as a virtio disk of the guest that is found by
     its ``serial`` (at most 20 characters). ``secret`` is the uuid of libvirt's secret that holds

@@ -3,16 +3,24 @@
 In the guest all of a run's data is below one directory of root's own, and every bind is a mount of
 its own there, with its options on it: docker can say none but read-only, and a bind of a mount
 inherits the rest.
+
+The volumes of a tenant's guest are mounted once, when it starts, where no run can reach them but by
+binds of its own.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmrun.model.storage import Bind, Disk, HostDirectory, NamedVolume, Storage
-from vmrun.planning.storage import SECRETS_TARGET
+from vmrun.model.errors import StateError, UsageError
+from vmrun.model.storage import Bind, Disk, HostDirectory, NamedVolume, SharedVolume, Storage
+from vmrun.planning.storage import MAX_DISKS, SECRETS_TARGET
+
+TENANT_VOLUMES = "volumes"
+"""Stands for a run id where the volumes of a tenant's guest are mounted; it can be none."""
 
 _DATA = "/run/vmrun-data"
 _PAGE = 4096
@@ -69,16 +77,34 @@ def disk_content(run_id: str, serial: str) -> str:
     return f"{mount_point(run_id, serial)}/data"
 
 
-def volume_serial(index: int) -> str:
-    """The serial of the disk of the volume with that number."""
-    return f"vmrun-volume-{index}"
+def volume_serial(name: str) -> str:
+    """The serial of the disk of a tenant's volume; 20 characters, which is all that virtio has
+    (virtio 1.2, 5.2.6)."""
+    return f"vmrun-{hashlib.sha256(name.encode()).hexdigest()[:14]}"
 
 
 def plan_disks(storage: Storage, *, uuid: str, directory: Path) -> tuple[Disk, ...]:
     """The encrypted disks of the guest ``uuid``, whose files are in ``directory``."""
-    asked = [(volume_serial(at), item.read_only) for at, item in enumerate(storage.volumes)]
+    asked = [(volume_serial(item.name), item.read_only) for item in storage.volumes]
     if storage.scratch is not None:
         asked.append((_SCRATCH_SERIAL, False))
+    return _disks(asked, uuid, directory)
+
+
+def plan_tenant_disks(
+    names: Sequence[str], *, tenant: str, uuid: str, directory: Path
+) -> tuple[Disk, ...]:
+    """The disks of a tenant's guest: all named volumes that the tenant has when it starts. Raises
+    :class:`StateError` for more than a guest can have."""
+    if len(names) > MAX_DISKS:
+        raise StateError(
+            f"tenant {tenant!r} has {len(names)} volumes; its guest can have {MAX_DISKS}",
+            hint=f"remove those that nobody needs: vmrun volume rm --tenant {tenant} NAME",
+        )
+    return _disks([(volume_serial(name), False) for name in sorted(names)], uuid, directory)
+
+
+def _disks(asked: Iterable[tuple[str, bool]], uuid: str, directory: Path) -> tuple[Disk, ...]:
     return tuple(
         Disk(
             path=directory / f"{serial.removeprefix('vmrun-')}.qcow2",
@@ -101,16 +127,54 @@ def _secret_uuid(uuid: str, serial: str) -> str:
     return f"{digits[:8]}-{digits[8:12]}-8{digits[13:16]}-8{digits[17:20]}-{digits[20:32]}"
 
 
-def plan_binds(storage: Storage, run_id: str) -> tuple[Bind, ...]:
-    """What the container sees of its data, parents before what lies below them."""
+def shared_volumes(storage: Storage, run_id: str) -> tuple[SharedVolume, ...]:
+    """The volumes of a run in its tenant's guest."""
+    found = []
+    for item in storage.volumes:
+        serial = volume_serial(item.name)
+        found.append(
+            SharedVolume(
+                content=disk_content(TENANT_VOLUMES, serial),
+                at=mount_point(run_id, serial),
+                claimed=f"{mount_point(TENANT_VOLUMES, serial)}.claimed",
+                read_only=item.read_only,
+            )
+        )
+    return tuple(found)
+
+
+def check_shared(storage: Storage, disks: Sequence[Disk], tenant: str) -> None:
+    """That a container can have its data in the guest of ``tenant``, which lives and has ``disks``:
+    disks are part of a guest from its creation. Raises :class:`UsageError`, :class:`StateError`."""
+    if storage.scratch is not None:
+        raise UsageError(
+            "scratch space is a disk of a guest of the run's own", hint="add --own-guest"
+        )
+    there = {disk.serial for disk in disks}
+    if late := [item.name for item in storage.volumes if volume_serial(item.name) not in there]:
+        raise made_later(late, tenant)
+
+
+def made_later(names: Sequence[str], tenant: str) -> StateError:
+    """That volumes are not in the guest of a tenant, which has started without them."""
+    one = len(names) == 1
+    which = ", ".join(repr(name) for name in names[:5])
+    return StateError(
+        f"{'volume' if one else 'volumes'} {which} {'was' if one else 'were'} made after the guest"
+        f" of tenant {tenant!r} had started",
+        hint=f"vmrun tenant stop {tenant}; vmrun tenant start {tenant}",
+    )
+
+
+def plan_binds(storage: Storage, run_id: str, *, shared: bool = False) -> tuple[Bind, ...]:
+    """What the container sees of its data, parents before what lies below them; ``shared``: in the
+    guest of its tenant."""
+    content = mount_point if shared else disk_content
     binds = [
         _bind(f"{copies_directory(run_id)}/{copy_name(at)}", item)
         for at, item in enumerate(storage.directories)
     ]
-    binds += [
-        _bind(disk_content(run_id, volume_serial(at)), item)
-        for at, item in enumerate(storage.volumes)
-    ]
+    binds += [_bind(content(run_id, volume_serial(item.name)), item) for item in storage.volumes]
     if storage.scratch is not None:
         source = disk_content(run_id, _SCRATCH_SERIAL)
         binds.append(Bind(source, storage.scratch_target, read_only=False))

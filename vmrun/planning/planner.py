@@ -26,7 +26,13 @@ from vmrun.model.plan import (
 from vmrun.model.quantity import MIB, format_size
 from vmrun.model.storage import Disk
 from vmrun.model.workload import Workload
-from vmrun.planning.data import NOTHING_STORED, StorageFacts, plan_binds, plan_disks
+from vmrun.planning.data import (
+    NOTHING_STORED,
+    StorageFacts,
+    check_shared,
+    plan_binds,
+    plan_disks,
+)
 from vmrun.planning.kernel_arguments import kernel_arguments
 from vmrun.planning.memory import plan_memory, plan_shared_memory
 from vmrun.planning.network import plan_network
@@ -81,15 +87,15 @@ def make_plan(
 ) -> Plan:
     """Decide everything of a run; ``stored`` is what the host says of its data, ``network`` the
     container's place on a network that it shares, ``guest`` one that lives and that it is to share.
-    Raises
-    :class:`UsageError`, :class:`Refused` or one of the image's errors (no such command, no such
-    user) for what cannot be run."""
+    Raises :class:`UsageError`, :class:`StateError`, :class:`Refused` or one of the image's errors
+    (no such command, no such user) for what cannot be run."""
     _check_limits(workload, host)
     if guest is not None:
-        _check_shared(workload)
+        check_shared(workload.storage, guest.disks, workload.tenant)
     user, mapped = _user(workload, image, profile)
     wire = plan_network(workload, identity.run_id, network)
-    container = _container(workload, image, profile, user, mapped, identity, wire)
+    shared = guest is not None
+    container = _container(workload, image, profile, user, mapped, identity, wire, shared=shared)
     if guest is None:
         guest = _own_guest(workload, image, base, host, identity, stored)
     else:
@@ -149,15 +155,6 @@ def _share(
         flavour=base.flavour,
         data=stored.copied + stored.secret,
     )
-
-
-def _check_shared(workload: Workload) -> None:
-    """Disks are part of a guest from its creation, so there are none in one that lives."""
-    if workload.storage.volumes or workload.storage.scratch is not None:
-        raise UsageError(
-            "named volumes and scratch space are disks of a guest of the run's own",
-            hint="add --own-guest",
-        )
 
 
 def plan_guest(
@@ -251,6 +248,8 @@ def _container(
     mapped: bool,
     identity: RunIdentity,
     wire: NetworkPlan | None,
+    *,
+    shared: bool,
 ) -> ContainerPlan:
     hostname = workload.hostname or workload.name or identity.run_id
     if _HOSTNAME.fullmatch(hostname) is None:
@@ -271,7 +270,7 @@ def _container(
     )
     added = {normalise_capability(name) for name in workload.cap_add}
     check_storage(workload.storage, [_mount_point(mount.path) for mount in workload.tmpfs])
-    binds = plan_binds(workload.storage, identity.run_id)
+    binds = plan_binds(workload.storage, identity.run_id, shared=shared)
     return ContainerPlan(
         argv=command.argv,
         env=env,

@@ -19,6 +19,10 @@ from vmrun.model.network import NetworkPlan
 from vmrun.model.run_record import Health, RunRecord, RunState
 from vmrun.model.wire import dumps
 from vmrun.model.workload import Workload
+from vmrun.planning.data import made_later, volume_serial
+from vmrun.run.state import StateDirectories
+from vmrun.run.tenant import guest_of, shared_guest
+from vmrun.volume.store import VolumeStore, create_words
 
 CONFIG_LABEL = "vmrun.compose.config"
 """A digest of all that a service was started with: another one means that it is made anew."""
@@ -39,6 +43,28 @@ class Runner:
     look: Callable[[], Iterable[RunRecord]]
     say: Callable[[str, str], None]
     patience: float
+
+
+def check_volumes(
+    project: Project, only: Collection[str], tenant: str, directories: StateDirectories
+) -> None:
+    """See that the guest of ``tenant`` has every volume of the services before one of them starts.
+    Raises :class:`StateError` with the commands that bring it there."""
+    services = closure(project.services, only) if only else project.services
+    wanted = sorted({volume.name for service in services for volume in service.volumes})
+    if not wanted:
+        return
+    there = {volume.name for volume in VolumeStore(directories.volumes, tenant).list()}
+    if missing := [name for name in wanted if name not in there]:
+        commands = [create_words(name, tenant) for name in missing]
+        if shared_guest(directories, tenant) is not None:
+            commands.append(f"vmrun tenant stop {tenant}")
+        commands.append(f"vmrun tenant start {tenant}")
+        which = ", ".join(repr(name) for name in missing)
+        raise StateError(f"tenant {tenant!r} has no volume {which}", hint="; ".join(commands))
+    disks = {disk.serial for disk in guest_of(directories, tenant).order.plan.disks}
+    if late := [name for name in wanted if volume_serial(name) not in disks]:
+        raise made_later(late, tenant)
 
 
 def of_project(records: Iterable[RunRecord], project: str) -> dict[str, RunRecord]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmrun.hypervisor.remains import remains
-from vmrun.hypervisor.strays import Stray, remove_stray, strays
+from vmrun.hypervisor.strays import Stray, remove_strays, strays
 from vmrun.journal.journal import Journal
 from vmrun.model.errors import StateError
 from vmrun.model.report import Receipt, Removed
@@ -79,10 +79,12 @@ def collect(directories: StateDirectories) -> Collected:
     reclaimed = reclaim_all(directories, lambda _: None)
     journal = Journal(directories.journal)
     others = [Removed("folder", run_id, gone=True) for run_id in reclaimed.swept]
-    for stray in _strays(directories):
-        removed = remove_stray(stray)
+    gone: dict[str, bool] = {}
+    for run_id, removed in remove_strays(_strays(directories)):
         others.append(removed)
-        journal.append("guest.reclaim", {"guest": stray.run_id, "clean": str(removed.gone).lower()})
+        gone[run_id] = gone.get(run_id, True) and removed.gone
+    for run_id, clean in gone.items():
+        journal.append("guest.reclaim", {"guest": run_id, "clean": str(clean).lower()})
     for path in _halves(directories.runs):
         path.unlink(missing_ok=True)
         others.append(Removed("partial", str(path), not path.exists()))

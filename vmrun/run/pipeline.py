@@ -118,14 +118,14 @@ def _execute(
     teardown.add("record", lambda: _forget(runs, plan.run_id))
     record = replace(first_record(plan, directory.intent, detached=False), ports=ports)
     runs.write(record)
-    storage.prepare(plan, directory, teardown)
     live, outcome.assertions = bring_up(
         order_of(plan),
         directory,
         options.directories,
         clock,
         teardown,
-        unlocked=lambda: storage.unlocked(plan, directory),
+        prepare=lambda: storage.prepare(plan, directory, teardown),
+        unlocked=storage.unlocked,
     )
     outcome.guest = live
     contained = Contained(plan, live, streams, wire=wires)

@@ -4,29 +4,33 @@ In the order of a run: :meth:`RunStorage.look` before it is planned, :meth:`RunS
 :meth:`RunStorage.unlocked` around the guest's creation, :meth:`RunStorage.populate` before the
 container starts, :meth:`RunStorage.collect` when it has ended. What is made registers its undo in
 the run's teardown first, so that a volume is written out and given back however the run ends.
+
+A run in its tenant's guest is not prepared: its volumes are in the guest already
+(:mod:`vmrun.run.guest_volumes`).
 """
 
 from __future__ import annotations
 
 import os
-import secrets
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 
 from vmrun.engine.pump import ErrorTail
 from vmrun.engine.watchdog import Watchdog
-from vmrun.hypervisor.secrets import keep_root_in_memory, unlocked
-from vmrun.model.errors import ChannelError, GuestError, StateError, VmrunError
-from vmrun.model.plan import EMBEDDED, Plan
+from vmrun.model.errors import GuestError, StateError, VmrunError
+from vmrun.model.plan import Plan
 from vmrun.model.quantity import MIB
 from vmrun.model.report import Removed
 from vmrun.model.storage import Disk, HostDirectory
 from vmrun.model.workload import Workload
 from vmrun.planning import data
-from vmrun.run.ports import Connection, RemoteProcess
+from vmrun.run.disks import GuestDisks
+from vmrun.run.guest_volumes import GuestVolumes
+from vmrun.run.ports import Connection
 from vmrun.run.state import GuestDirectory
 from vmrun.run.teardown import Teardown
+from vmrun.run.transfer import RELEASE_TIMEOUT, TRANSFER_TIMEOUT, last, let_go, send
 from vmrun.volume.archive import ArchiveReader
 from vmrun.volume.guest_mounts import (
     DiskMount,
@@ -35,16 +39,13 @@ from vmrun.volume.guest_mounts import (
     populate_command,
     release_command,
 )
-from vmrun.volume.luks import check_disk, create_disk
 from vmrun.volume.pack import END, MAX_ENTRIES, Owner, measure, pack, pack_secrets
-from vmrun.volume.passphrase import read_passphrase
-from vmrun.volume.secrets import SecretBytes, read_secrets
-from vmrun.volume.store import HeldVolume, VolumeStore
+from vmrun.volume.secrets import SecretBytes, check_given, read_secrets
+from vmrun.volume.store import VolumeStore
+from vmrun.volume.undumped import leave_no_core_dump
 from vmrun.volume.unpack import Unpacker
 
-TRANSFER_TIMEOUT = 900.0
-RELEASE_TIMEOUT = 60.0
-_SCRATCH_KEY_BYTES = 32
+__all__ = ["GuestVolumes", "RunStorage"]
 
 
 class RunStorage:
@@ -57,16 +58,25 @@ class RunStorage:
         self._note = note
         self._secrets: tuple[SecretBytes, ...] = ()
         self._copied: list[int] = []
-        self._keys: dict[str, bytes] = {}
+        self._disks: GuestDisks | None = None
+        self._own: tuple[Disk, ...] = ()
+        """The disks of the run's own guest."""
         self._mounted = False
 
-    def look(self, directory: Path) -> data.StorageFacts:
+    def look(
+        self, directory: Path, *, given: Mapping[str, bytes] | None = None
+    ) -> data.StorageFacts:
         """What planning must know for a guest whose own directory is ``directory``; nothing is
-        made. Raises :class:`StateError` or :class:`UsageError` for what is not there."""
+        made. ``given`` are the bytes of the secrets where another process has read them. Raises
+        :class:`StateError` or :class:`UsageError` for what is not there."""
+        leave_no_core_dump()
         for volume in self._storage.volumes:
             if self._store is not None:
                 self._store.get(volume.name)
-        self._secrets = read_secrets(self._storage.secrets, os.environb, note=self._note)
+        if given is None:
+            self._secrets = read_secrets(self._storage.secrets, os.environb, note=self._note)
+        else:
+            self._secrets = check_given(self._storage.secrets, given)
         self._copied = [
             measure(_source(item), data.in_pages, note=self._note)
             for item in self._storage.directories
@@ -77,57 +87,48 @@ class RunStorage:
             secret=sum(data.in_pages(len(secret.data)) for secret in self._secrets),
         )
 
+    def secrets(self) -> dict[str, bytes]:
+        """The bytes of each secret by name, as :meth:`look` has read them: for the process that
+        brings them into the guest."""
+        return {secret.name: secret.data for secret in self._secrets}
+
     def prepare(self, plan: Plan, directory: GuestDirectory, teardown: Teardown) -> None:
         """Take the volumes for this run, open them with their passphrases, and make the scratch
         disk. Raises :class:`StateError`, :class:`DeadlineExceeded`."""
-        disks = plan.guest.disks
-        if disks and plan.host.connect == EMBEDDED:
-            # Whatever is left of a guest is removed with its directory, and this with it.
-            keep_root_in_memory(directory.hypervisor_root, plan.guest.name)
-        scratch = data.scratch_disk(disks)
-        for volume, disk in zip(self._storage.volumes, disks, strict=False):
-            self._take(volume.name, disk, plan, teardown)
+        self._own = plan.guest.disks
+        self._disks = GuestDisks(plan.guest, directory, teardown, note=self._note)
+        if self._store is not None:
+            found = [self._store.get(item.name) for item in self._storage.volumes]
+            self._disks.take(list(zip(found, self._own, strict=False)))
+        scratch = data.scratch_disk(self._own)
         if scratch is not None and self._storage.scratch is not None:
-            key = secrets.token_hex(_SCRATCH_KEY_BYTES).encode()
-            teardown.add("scratch disk", lambda: _delete("scratch disk", scratch.path))
-            create_disk(scratch.path, self._storage.scratch, key, guessable=False)
-            _give(scratch.path, _qemu_user(plan))
-            self._keys[scratch.secret] = key
+            self._disks.make_scratch(scratch, self._storage.scratch)
 
-    def _take(self, name: str, disk: Disk, plan: Plan, teardown: Teardown) -> None:
-        if self._store is None:
-            raise StateError(f"there is no volume {name!r}")
-        volume = self._store.get(name)
-        held = HeldVolume.take(volume, plan.run_id)
-        teardown.add("volume", lambda: _give_back(held, disk.path))
-        key = read_passphrase(volume.passphrase_file, volume.passphrase_command, note=self._note)
-        check_disk(held.disk, key)
-        held.lend(disk.path, _qemu_user(plan))
-        self._keys[disk.secret] = key
-
-    def unlocked(self, plan: Plan, directory: GuestDirectory) -> AbstractContextManager[None]:
+    def unlocked(self) -> AbstractContextManager[None]:
         """Let the hypervisor, which is open, know the keys while it creates the guest."""
-        return unlocked(plan.host.connect, directory.hypervisor_root, self._keys)
+        return self._disks.unlocked() if self._disks is not None else nullcontext()
 
     def populate(self, plan: Plan, connection: Connection, teardown: Teardown) -> int:
         """Mount the disks in the guest, send the secrets and copy the host directories; returns
         the bytes sent. Raises :class:`StateError`, :class:`GuestError`, :class:`ChannelError`."""
-        self._keys.clear()
+        if self._disks is not None:
+            self._disks.forget()
         if not plan.container.binds:
             return 0
         container = plan.container
-        rooms, disks = self._rooms(plan), _disk_mounts(plan)
+        shared = () if self._own else data.shared_volumes(self._storage, plan.run_id)
         self._mounted = True
         teardown.add("data in the guest", lambda: self._save(plan, connection))
         command = populate_command(
             data.data_directory(plan.run_id),
-            rooms,
-            disks,
+            self._rooms(plan),
+            self._disk_mounts(plan),
             container.binds,
             uid=container.uid,
             gid=container.gid,
+            shared=shared,
         )
-        return _send(connection, command, self._archive(plan, Owner(container.uid, container.gid)))
+        return send(connection, command, self._archive(plan, Owner(container.uid, container.gid)))
 
     def _archive(self, plan: Plan, owner: Owner) -> Iterator[bytes]:
         below = data.data_directory(plan.run_id) + "/"
@@ -202,7 +203,7 @@ class RunStorage:
             self._note(f"{left_out} FIFOs were not copied back")
         if status != 0:
             raise GuestError(
-                f"the guest did not send all of its data back: {_last(errors, status)}",
+                f"the guest did not send all of its data back: {last(errors, status)}",
                 hint="what came was copied; nothing was deleted",
             )
 
@@ -222,17 +223,19 @@ class RunStorage:
         if not self._mounted:
             return ()
         self._mounted = False
-        disks = _disk_mounts(plan)
-        command = release_command(self._rooms(plan), disks, plan.container.binds)
-        process = connection.execute(command)
-        errors = ErrorTail(process.read_error)
-        try:
-            process.close_stdin()
-            status = process.wait(RELEASE_TIMEOUT)
-        finally:
-            process.close()
-        what = "data in the guest" if status == 0 else _last(errors, status)
-        return (Removed("mounts", what, gone=status == 0),)
+        command = release_command(self._rooms(plan), self._disk_mounts(plan), plan.container.binds)
+        return (let_go(connection, command, "data in the guest"),)
+
+    def _disk_mounts(self, plan: Plan) -> list[DiskMount]:
+        executable = {bind.source for bind in plan.container.binds if bind.executable}
+        mounts = []
+        for disk in self._own:
+            content = data.disk_content(plan.run_id, disk.serial)
+            at = data.mount_point(plan.run_id, disk.serial)
+            mounts.append(
+                DiskMount(disk.serial, at, content, disk.read_only, content in executable)
+            )
+        return mounts
 
 
 class _Place:
@@ -262,83 +265,3 @@ def _source(item: HostDirectory) -> Path:
         raise StateError(
             f"--volume {item.source}: {reason}", hint="name a directory or file that exists"
         ) from None
-
-
-def _disk_mounts(plan: Plan) -> list[DiskMount]:
-    executable = {bind.source for bind in plan.container.binds if bind.executable}
-    mounts = []
-    for disk in plan.guest.disks:
-        content = data.disk_content(plan.run_id, disk.serial)
-        at = data.mount_point(plan.run_id, disk.serial)
-        mounts.append(DiskMount(disk.serial, at, content, disk.read_only, content in executable))
-    return mounts
-
-
-def _send(connection: Connection, command: str, chunks: Iterable[bytes]) -> int:
-    process = connection.execute(command)
-    errors = ErrorTail(process.read_error)
-    moved = 0
-    try:
-        with Watchdog(TRANSFER_TIMEOUT, process.close, "the data did not get into the guest"):
-            try:
-                for chunk in chunks:
-                    process.write(chunk)
-                    moved += len(chunk)
-                process.close_stdin()
-            except ChannelError as error:
-                raise _refused(process, errors) from error
-            status = process.wait(TRANSFER_TIMEOUT)
-    finally:
-        process.close()
-    if status != 0:
-        raise _failure(errors, status)
-    return moved
-
-
-def _refused(process: RemoteProcess, errors: ErrorTail) -> VmrunError:
-    """It ended before all was sent; why it says itself."""
-    try:
-        return _failure(errors, process.wait(RELEASE_TIMEOUT))
-    except VmrunError as error:
-        return error
-
-
-def _failure(errors: ErrorTail, status: int) -> GuestError:
-    said = _last(errors, status)
-    hint = "see 'vmrun volume inspect' for the volume, 'vmrun plan' for the guest's memory"
-    if "mounting" in said and "Read-only file system" in said:
-        # ext4 on a disk that cannot be written to, with a journal that has to be.
-        hint = "use the volume once read-write: its last guest was killed, and its journal waits"
-    return GuestError(f"the guest cannot take its data: {said}", hint=hint, details=errors.text())
-
-
-def _last(errors: ErrorTail, status: int) -> str:
-    lines = errors.text().splitlines() or [f"exit status {status}"]
-    return lines[-1].removeprefix("vmrun-guest: ")[:300]
-
-
-def _qemu_user(plan: Plan) -> tuple[int, int] | None:
-    uid, gid = plan.guest.qemu_uid, plan.guest.qemu_gid
-    return None if uid is None or gid is None else (uid, gid)
-
-
-def _give(path: Path, owner: tuple[int, int] | None) -> None:
-    if owner is None:
-        return
-    try:
-        os.chown(path, *owner)
-    except OSError as error:
-        raise StateError(
-            f"QEMU's user cannot be given {path}: {error.strerror}",
-            hint="with a daemon run vmrun as root, or leave --connect out",
-        ) from error
-
-
-def _give_back(held: HeldVolume, path: Path) -> tuple[Removed, ...]:
-    gone = _delete("disk", path)
-    return (*gone, Removed("volume lock", held.volume.name, gone=held.release()))
-
-
-def _delete(kind: str, path: Path) -> tuple[Removed, ...]:
-    path.unlink(missing_ok=True)
-    return (Removed(kind, path.name, gone=not path.exists()),)

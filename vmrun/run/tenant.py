@@ -16,6 +16,7 @@ from vmrun.journal.journal import Journal
 from vmrun.model.errors import StateError, VmrunError
 from vmrun.model.tenant import Tenant
 from vmrun.model.wire import dumps, loads
+from vmrun.planning.data import plan_tenant_disks
 from vmrun.planning.memory import plan_memory
 from vmrun.planning.planner import TENANT_SSH_PORTS, RunIdentity, check_room, plan_guest
 from vmrun.policy.quota import check_guest
@@ -29,6 +30,7 @@ from vmrun.run.teardown import remove_guest
 from vmrun.supervisor.launch import launch
 from vmrun.supervisor.live import GuestOrder
 from vmrun.tenant.store import TenantStore
+from vmrun.volume.store import VolumeStore
 
 _ORDER = "order.json"
 _LOG = "supervisor.log"
@@ -149,19 +151,23 @@ def _claim(name: str, options: TenantOptions) -> tuple[Tenant, GuestDirectory]:
 def _order(
     tenant: Tenant, directory: GuestDirectory, options: TenantOptions, clock: PhaseClock
 ) -> GuestOrder:
-    """The guest, with room for all that the quota lets its containers take."""
+    """The guest, with room for all that the quota lets its containers take, and all named volumes
+    that the tenant has now."""
     directories, intent = options.directories, directory.intent
     with clock.phase("resolve"):
         base = find_base(directories.bases, tenant.engine.flavour)
         host = host_facts(base, directories, connect=intent.connect)
     with clock.phase("verify base"):
         verify_base(base)
+    names = [volume.name for volume in VolumeStore(directories.volumes, tenant.name).list()]
+    disks = plan_tenant_disks(names, tenant=tenant.name, uuid=intent.uuid, directory=directory.path)
     memory = plan_memory(
         workload=tenant.quota.memory,
         unpacked=0,
         blobs=(),
         flavour=base.flavour,
         accelerator=host.accelerator,
+        disks=len(disks),
     )
     check_room(memory, host)
     if not host.accelerator.isolates:
@@ -170,7 +176,9 @@ def _order(
         )
     identity = RunIdentity(intent.run_id, intent.uuid, intent.slot)
     cpus = min(tenant.quota.cpus, host.cpus)
-    plan = plan_guest(base, host, memory, identity, cpus=cpus, ssh_ports=TENANT_SSH_PORTS)
+    plan = plan_guest(
+        base, host, memory, identity, cpus=cpus, disks=disks, ssh_ports=TENANT_SSH_PORTS
+    )
     metadata = {"run": intent.run_id, "tenant": tenant.name, "base": str(base.digest)}
     return GuestOrder(plan, base, tenant.name, metadata)
 

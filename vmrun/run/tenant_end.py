@@ -54,7 +54,12 @@ def _stop(name: str, intent: Intent, directories: StateDirectories, timeout: flo
         for record in runs.all(on_damage=lambda _: None)
         if record.guest == intent.run_id and not record.ended
     ]
+    volumes = VolumeStore(directories.volumes, name)
+    lent = [volume.name for volume in volumes.list() if volume.in_use_by == intent.run_id]
     removed = list(_end(intent, directories, timeout))
+    for volume in lent:
+        gone = volumes.get(volume).in_use_by != intent.run_id
+        removed.append(Removed("volume lock", volume, gone))
     for record in inside:
         last = runs.read(record.run_id)
         removed.insert(0, Removed("container", record.name, gone=last is None or last.ended))

@@ -41,6 +41,7 @@ from vmrun.supervisor.client import ask, dial, request
 from vmrun.supervisor.launch import without_tree
 from vmrun.supervisor.protocol import Line
 from vmrun.supervisor.records import Runs
+from vmrun.supervisor.sealed import sealed
 
 _KILL_TIMEOUT = 10.0
 
@@ -100,6 +101,7 @@ def run_in_tenant(
             record = replace(record, remove=record.remove and not keep_record)
             runs.write(record)
             write_verdict(runs, intent.run_id, decision)
+            secrets = sealed(storage.secrets())
             line = dial(guest.path)
             stack.callback(line.close)
         except VmrunError as error:
@@ -109,7 +111,7 @@ def run_in_tenant(
         # Its owner holds the directory from here on, and has the last word on what became of it.
         stack.callback(directory.release)
         with clock.phase("start"):
-            _begin(line, guest, plan, record, attachment, runs)
+            _begin(line, guest, plan, record, attachment, runs, secrets)
         announce("workload")
         status = attachment.talk(line) if attachment else 0
     last = runs.read(intent.run_id) or record
@@ -128,7 +130,6 @@ def _must_fit(workload: Workload, tenant: Tenant) -> None:
     asked = (
         (workload.base is not None, "--base"),
         (workload.keep, "--keep"),
-        (any(not secret.source for secret in workload.storage.secrets), "a secret of a variable"),
     )
     for given, option in asked:
         if given:
@@ -172,6 +173,7 @@ def _begin(
     record: RunRecord,
     attachment: Attachment | None,
     runs: Runs,
+    secrets: Mapping[str, str],
 ) -> None:
     """Let the guest's owner begin it; returns when its first instruction has run."""
     asked = {"attach": dict(attachment.asked)} if attachment else {}
@@ -182,6 +184,7 @@ def _begin(
             timeout=None,
             plan=encode(without_tree(plan)),
             record=encode(record),
+            secrets=dict(secrets),
             **asked,
         )
     except Interrupted:

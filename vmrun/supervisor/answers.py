@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from vmrun.model.errors import DeadlineExceeded, StateError, VmrunError
@@ -15,6 +16,7 @@ from vmrun.run.ports import Streams, TerminalSize
 from vmrun.supervisor.attachment import Attachment
 from vmrun.supervisor.conversation import converse
 from vmrun.supervisor.protocol import Kind, Line, failure
+from vmrun.supervisor.sealed import opened
 from vmrun.supervisor.server import Answer
 from vmrun.supervisor.service import Service
 from vmrun.supervisor.services import stop_signal
@@ -43,8 +45,17 @@ class Living(Protocol):
 class Answers:
     """The operations on the runs of one guest."""
 
-    def __init__(self, services: Living) -> None:
+    def __init__(
+        self,
+        services: Living,
+        entrusted: Callable[
+            [str, Mapping[str, bytes]], AbstractContextManager[None]
+        ] = lambda _run_id, _secrets: contextlib.nullcontext(),
+    ) -> None:
+        """``entrusted`` keeps the bytes of a run's secrets, which came with the request, while it
+        is being started."""
         self._services = services
+        self._entrusted = entrusted
 
     def table(self) -> Mapping[str, Answer]:
         """Each operation's function, by its name."""
@@ -71,7 +82,13 @@ class Answers:
         """Begin one more run; with ``attach`` its streams follow as frames."""
         plan = decode(Plan, request.get("plan"))
         record = decode(RunRecord, request.get("record"))
+        with self._entrusted(plan.run_id, opened(request.get("secrets") or {})):
+            self._begin(line, request, plan, record)
+
+    def _begin(self, line: Line, request: dict[str, Any], plan: Plan, record: RunRecord) -> None:
         attach = request.get("attach")
+        if not isinstance(attach, dict | None):
+            raise StateError("attach is no object")
         if attach is None:
             service = self._services.add(plan, record)
             service.wait_started()
@@ -99,14 +116,17 @@ class Answers:
         """One more process in a container; its streams follow as frames."""
         service = self._service(request)
         terminal = terminal_of(request)
+        argv = _texts(request, "argv")
+        if not argv:
+            raise StateError("there is no command")
         process = service.controls.contained.execute(
-            _texts(request, "argv"),
+            argv,
             env=_texts(request, "env"),
             workdir=_text(request, "workdir") or None,
             user=_user(request),
             terminal=terminal,
         )
-        service.tell("run.exec", command=_texts(request, "argv")[0])
+        service.tell("run.exec", command=argv[0])
         line.send({"started": True})
         if request.get("interactive") is not True and terminal is None:
             with contextlib.suppress(VmrunError):
@@ -159,8 +179,8 @@ class Answers:
         """Ask a container to end, and see to it that it does."""
         service = self._service(request)
         asked = request.get("grace")
-        timeout = service.plan.workload.service.stop_timeout if asked is None else float(asked)
-        if not 0 <= timeout <= _LONGEST_STOP:
+        timeout = service.plan.workload.service.stop_timeout if asked is None else asked
+        if type(timeout) not in (int, float) or not 0 <= timeout <= _LONGEST_STOP:
             raise StateError("not a time to wait")
         service.tell("run.stop", timeout=f"{timeout:g}")
         service.controls.stop(timeout, number=stop_signal(service))

@@ -24,10 +24,12 @@ _SHORT, _DISK, _REFUSED, _GONE, _READ_ONLY, _DENIED = 4, 5, 6, 9, 10, 11
 
 
 class Incoming:
-    """What the guest tool writes to its streams. All of it is the guest's, and may be lies."""
+    """What the guest tool writes to its streams. All of it is the guest's, and may be lies.
+    ``what`` is the copy, in errors: ``copy RUN:PATH``."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: Line, what: str) -> None:
         self._line = line
+        self._what = what
         self._data = b""
         self._said = bytearray()
         self._ended = False
@@ -63,16 +65,16 @@ class Incoming:
         elif kind is Kind.EXIT:
             self._ended = True
             if data != b"0":
-                raise _failure(data, self.notes())
+                raise _failure(data, self.notes(), self._what)
 
 
-def send_archive(line: Line, chunks: Iterable[bytes]) -> list[str]:
+def send_archive(line: Line, chunks: Iterable[bytes], what: str) -> list[str]:
     """Send a tar and wait until it has been unpacked; returns what the guest said of it.
 
     Raises what ``chunks`` raises and what kept the guest from it, :class:`DeadlineExceeded` when
     it takes nothing for :data:`STALLED` seconds.
     """
-    incoming = Incoming(line)
+    incoming = Incoming(line, what)
     failed: list[VmrunError] = []
 
     def listen() -> None:
@@ -135,31 +137,23 @@ def _lines(said: bytes) -> list[str]:
     ]
 
 
-def _failure(data: bytes, notes: list[str]) -> VmrunError:
+def _failure(data: bytes, notes: list[str], what: str) -> VmrunError:
     """What it means that the guest tool has exited with that status."""
     text = data.decode("ascii", "replace")
     status = int(text) if text.isdigit() and len(text) <= 3 else -1
     reason = (notes or [f"exit status {text[:10]!r}"])[-1][:_LONGEST_REASON]
-    if status == _READ_ONLY:
-        return StateError(
-            f"the container cannot be written to there: {reason}",
-            hint="its root is read-only; copy to a tmpfs, --scratch or a volume of the run",
-        )
-    if status == _DENIED:
-        return StateError(
-            f"the container's user may not do that: {reason}", hint="-a does it as root"
-        )
-    if status == _GONE:
-        return StateError(
-            f"the container does not run (any more): {reason}", hint="see 'vmrun ps -a'"
-        )
-    if status == _DISK:
-        return StateError(
-            f"the container cannot take it: {reason}",
-            hint="a tmpfs counts as the container's memory; --scratch and volumes do not",
-        )
-    if status == _REFUSED:
-        return StateError(f"it is not copied: {reason}", hint="see 'vmrun cp --help'")
-    if status == _SHORT:
-        return StateError(f"the archive is not whole: {reason}", hint="copy it again")
-    return EngineError(f"the guest could not copy: {reason}")
+    kind, hint = _MEANINGS.get(status, (EngineError, "see 'vmrun ps'"))
+    return kind(f"cannot {what}: {reason}", hint=hint)
+
+
+_MEANINGS = {
+    _SHORT: (StateError, "the archive was not whole; copy it again"),
+    _DISK: (StateError, "a tmpfs counts as the container's memory; --scratch and volumes do not"),
+    _REFUSED: (StateError, "see 'vmrun exec RUN ls -la DIRECTORY'"),
+    _GONE: (StateError, "it has ended, or starts again; see 'vmrun ps -a'"),
+    _READ_ONLY: (
+        StateError,
+        "the container's root is read-only; copy to a tmpfs, --scratch or a volume of the run",
+    ),
+    _DENIED: (StateError, "the container's user may not do that; -a copies as root"),
+}

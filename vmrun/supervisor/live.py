@@ -139,18 +139,21 @@ def bring_up(
     teardown: Teardown,
     *,
     on_lost: Callable[[], None] = lambda: None,
+    prepare: Callable[[], None] = lambda: None,
     unlocked: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> tuple[LiveGuest, tuple[Assertion, ...]]:
     """Create a guest and take it to the point where containers can be started in it.
 
     Returns it with what was asserted of its QEMU. ``on_lost`` is called when it does not answer
-    any more, which also ends its connections. ``unlocked`` lets the hypervisor, once it is open,
-    know the keys of the guest's disks while it creates the guest.
+    any more, which also ends its connections. ``prepare`` makes the disks with its data before the
+    hypervisor is opened. ``unlocked`` lets the hypervisor, once it is open, know their keys while
+    it creates the guest.
 
     Raises :class:`VmrunError`; whatever was made by then is undone by ``teardown``.
     """
     sockets = Sockets.within(directory.path, ssh_ports=order.plan.ssh_ports)
     with clock.phase("provision"):
+        prepare()
         xml = domain_xml(order.plan, order.base, sockets, metadata=order.metadata)
         directory.open_to(order.plan.qemu_uid)
         hypervisor = Hypervisor.open(

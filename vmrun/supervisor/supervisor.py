@@ -7,7 +7,8 @@ import ctypes
 import gc
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from vmrun.channel.ssh import SshConnection
@@ -19,7 +20,7 @@ from vmrun.model.run_record import RunRecord, RunState
 from vmrun.run.clock import PhaseClock
 from vmrun.run.signals import SignalGuard, signal_guard
 from vmrun.run.state import GuestDirectory, inherited
-from vmrun.run.storage import RunStorage
+from vmrun.run.storage import GuestVolumes, RunStorage
 from vmrun.run.teardown import Teardown, remove_guest
 from vmrun.supervisor.again import delay_after, start_over
 from vmrun.supervisor.answers import Answers
@@ -46,8 +47,8 @@ class _Fate:
 
 
 class _Data:
-    """The data of the run that the guest lives for, and the ports that it publishes: taken before
-    the guest is made. In a tenant's guest, the data of each run, from its start to its end."""
+    """The data of the run that the guest lives for, and the ports that it publishes. In a tenant's
+    guest, its named volumes, and the data of each run, from its start to its end."""
 
     def __init__(
         self,
@@ -62,30 +63,52 @@ class _Data:
         self._fate = fate
         self._storage: RunStorage | None = None
         self._plan: Plan | None = None
-        self._volumes = told.directories.volumes
+        self._place = told.directories.volumes
         self._shared: dict[str, RunStorage] = {}
+        self._secrets: dict[str, Mapping[str, bytes]] = {}
+        tenant = directory.intent.tenant
+        self._volumes = GuestVolumes(told.order.plan, tenant, self._place, note=_note)
         if told.own is None:
             return
-        plan = told.own.plan
-        fate.record = replace(told.own.record, ports=wires.reserve(plan))
-        storage = RunStorage(plan.workload, told.directories.volumes, note=_note)
-        storage.look(directory.path)
-        storage.prepare(plan, directory, teardown)
-        self._storage, self._plan = storage, plan
+        self._plan = told.own.plan
+        fate.record = replace(told.own.record, ports=wires.reserve(self._plan))
+        self._storage = RunStorage(self._plan.workload, self._place, note=_note)
+        self._storage.look(directory.path)
+
+    def prepare(self) -> None:
+        """Make what the guest needs on the host before it is made itself."""
+        if self._storage is not None and self._plan is not None:
+            self._storage.prepare(self._plan, self._directory, self._teardown)
+        else:
+            self._volumes.prepare(self._directory, self._teardown)
 
     def unlocked(self) -> AbstractContextManager[None]:
         """See :meth:`RunStorage.unlocked`."""
-        if self._storage is None or self._plan is None:
-            return nullcontext()
-        return self._storage.unlocked(self._plan, self._directory)
+        return (self._storage or self._volumes).unlocked()
+
+    def mount(self) -> None:
+        """Mount the volumes of a tenant's guest, which is up."""
+        self._volumes.mount(self._live().connection(), self._teardown)
+
+    @contextlib.contextmanager
+    def entrusted(self, run_id: str, secrets: Mapping[str, bytes]) -> Iterator[None]:
+        """Keep the bytes of the secrets of a run in a tenant's guest until it takes them, or is
+        not started after all."""
+        if run_id in self._secrets:
+            raise StateError(f"run {run_id} is being started already", hint="see 'vmrun ps'")
+        self._secrets[run_id] = secrets
+        try:
+            yield
+        finally:
+            self._secrets.pop(run_id, None)
 
     def populate(self, plan: Plan) -> None:
         """Bring a run's data into the guest."""
         if self._storage is not None:
             self._storage.populate(plan, self._live().connection(), self._teardown)
             return
-        storage = RunStorage(plan.workload, self._volumes, note=_note)
-        storage.look(self._directory.path)
+        storage = RunStorage(plan.workload, self._place, note=_note)
+        storage.look(self._directory.path, given=self._secrets.pop(plan.run_id, {}))
         self._shared[plan.run_id] = storage
         # Nothing to undo on the host; in the guest it is undone by collecting.
         storage.populate(plan, self._live().connection(), Teardown())
@@ -122,12 +145,21 @@ def supervise(told: Launch) -> int:
             teardown.add("ports", wires.close)
             data = _Data(told, directory, teardown, wires, fate)
             live, assertions = bring_up(
-                told.order, directory, told.directories, clock, teardown, unlocked=data.unlocked
+                told.order,
+                directory,
+                told.directories,
+                clock,
+                teardown,
+                prepare=data.prepare,
+                unlocked=data.unlocked,
             )
             fate.live = live
+            if own is None:
+                with clock.phase("mount"):
+                    data.mount()
             around = Surroundings(runs, journal.append, wires, data.populate, data.collect)
             services = Services(live, around, runs, own=own is not None)
-            server = Server(directory.path / SOCKET, Answers(services).table())
+            server = Server(directory.path / SOCKET, Answers(services, data.entrusted).table())
             teardown.add("control socket", lambda: _close(server))
             if own is not None:
                 _start(own.plan, fate.record or own.record, services, clock, assertions)

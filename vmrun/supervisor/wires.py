@@ -202,7 +202,9 @@ class Wires:
                 publisher.close()
             except VmrunError:
                 gone = False
-            removed.append(Removed("port", f"{publisher.address}:{publisher.port}", gone))
+            address = publisher.address
+            shown = f"[{address}]" if ":" in address else address
+            removed.append(Removed("port", f"{shown}:{publisher.port}", gone))
         return tuple(removed)
 
     def close(self) -> tuple[Removed, ...]:

@@ -4,10 +4,10 @@ as in :mod:`vmrun.engine.guest`: every word that is not a constant of this modul
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from vmrun.model.storage import Bind
+from vmrun.model.storage import Bind, SharedVolume
 
 _TOOL = "/usr/lib/vmrun/guest"
 _STRICT = "nosuid,nodev,noexec"
@@ -57,6 +57,7 @@ def populate_command(
     *,
     uid: int,
     gid: int,
+    shared: Sequence[SharedVolume] = (),
 ) -> str:
     """Makes ``directory``, which only root may enter, mounts everything below it, unpacks the tar
     on stdin there, and gives each of ``binds`` its options by a mount of its own."""
@@ -64,14 +65,31 @@ def populate_command(
     for room in rooms:
         steps += _room(room)
     for disk in disks:
-        steps += _disk(disk, uid, gid)
+        steps += _mount_disk(disk)
+        if not disk.read_only:
+            steps.append(f"chown {uid:d}:{gid:d} {shlex.quote(disk.data)}")
+    for volume in shared:
+        steps += _shared(volume, uid, gid)
     steps.append(f"{_TOOL} apply {shlex.quote(directory)}")
+    contents = {volume.at: volume.content for volume in shared}
     for bind in binds:
         source = shlex.quote(bind.source)
+        content = shlex.quote(contents.get(bind.source, bind.source))
         options = "ro," if bind.read_only else ""
         options += "nosuid,nodev" if bind.executable else _STRICT
-        steps.append(f"mount -o bind {source} {source}")
+        steps.append(f"mount -o bind {content} {source}")
         steps.append(f"mount -o remount,bind,{options} {source}")
+    return "\n".join(steps)
+
+
+def mount_command(directory: str, disks: Mapping[str, DiskMount]) -> str:
+    """Makes ``directory``, which only root may enter, and mounts the volumes below it; ``disks`` by
+    their names, of which the one that cannot be mounted is said."""
+    steps = ["umask 077", _FIND_DISK, f"mkdir -p {shlex.quote(directory)} || exit 1"]
+    for name, disk in disks.items():
+        problem = shlex.quote(f"volume {name!r} cannot be mounted")
+        mount = " && ".join(_mount_disk(disk))
+        steps.append(f"{{ {mount}; }} || {{ echo {problem} >&2; exit 1; }}")
     return "\n".join(steps)
 
 
@@ -85,16 +103,28 @@ def _room(room: Room) -> list[str]:
     return [f"mkdir {at}", mount]
 
 
-def _disk(disk: DiskMount, uid: int, gid: int) -> list[str]:
-    at, data = shlex.quote(disk.at), shlex.quote(disk.data)
+def _mount_disk(disk: DiskMount) -> list[str]:
+    at = shlex.quote(disk.at)
     options = "nosuid,nodev" if disk.executable else _STRICT
     options += ",ro" if disk.read_only else ",discard"
-    steps = [
+    return [
         f"mkdir {at}",
         f"device=$(disk {shlex.quote(disk.serial)})",
         f"mount -t ext4 -o {options} $device {at}",
     ]
-    return steps if disk.read_only else [*steps, f"chown {uid:d}:{gid:d} {data}"]
+
+
+def _shared(volume: SharedVolume, uid: int, gid: int) -> list[str]:
+    """The place for a bind of it. An empty one is given to the first container that may write
+    there, and to no other while the guest lives: the first may be about to write."""
+    steps = [f"mkdir {shlex.quote(volume.at)}"]
+    if not volume.read_only:
+        content = shlex.quote(volume.content)
+        steps.append(
+            f"if mkdir {shlex.quote(volume.claimed)} 2>/dev/null && "
+            f'[ -z "$(ls -A {content})" ]; then chown {uid:d}:{gid:d} {content}; fi'
+        )
+    return steps
 
 
 def collect_command(directory: str, names: Iterable[str]) -> str:

@@ -48,10 +48,12 @@ def check_passphrase(passphrase: bytes, where: str) -> None:
         )
 
 
-def create_disk(path: Path, size: int, passphrase: bytes, *, guessable: bool = True) -> None:
+def create_disk(
+    path: Path, size: int, passphrase: bytes, *, guessable: bool = True, journal: bool = True
+) -> None:
     """Make an encrypted disk of ``size`` bytes with an empty ext4 file system, which has one
-    directory ``data``. A passphrase that is not ``guessable`` is not slowed down, and its disk is
-    taken to last no longer than one run: it has no journal.
+    directory ``data``. Guessing a passphrase that is ``guessable`` is made slow, and so is using
+    it. A disk that lasts no longer than one run needs no ``journal``.
 
     Raises :class:`StateError`, :class:`DeadlineExceeded`.
     """
@@ -67,7 +69,7 @@ def create_disk(path: Path, size: int, passphrase: bytes, *, guessable: bool = T
             ["create", "-q", "-f", "qcow2", "-o", options], [str(path), str(size)], passphrase
         )
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as directory:
-            plain = _file_system(Path(directory), size, journal=guessable)
+            plain = _file_system(Path(directory), size, journal=journal)
             _qemu_img(
                 ["convert", "-n", "--target-image-opts", "-f", "raw"],
                 [str(plain), _target(path)],
@@ -179,7 +181,7 @@ def _with_key(
 def _failure(verb: str, said: str) -> StateError:
     if "Invalid password" in said:
         return StateError(
-            "the passphrase does not open the volume",
+            "the passphrase does not open it",
             hint="see 'vmrun volume inspect' for where it comes from",
         )
     if "another process using the image" in said:

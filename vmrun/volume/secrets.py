@@ -34,6 +34,17 @@ def read_secrets(
     return tuple(SecretBytes(item.name, _read(item, environment, note)) for item in secrets)
 
 
+def check_given(secrets: Iterable[Secret], given: Mapping[str, bytes]) -> tuple[SecretBytes, ...]:
+    """The bytes that another process has read: of each secret, and of no other. Raises
+    :class:`StateError`."""
+    names = [secret.name for secret in secrets]
+    if sorted(names) != sorted(given):
+        raise StateError("the secrets that were sent are not those of the run")
+    for name, value in given.items():
+        _must_be_small(name, value)
+    return tuple(SecretBytes(name, given[name]) for name in names)
+
+
 def _read(secret: Secret, environment: Mapping[bytes, bytes], note: Callable[[str], None]) -> bytes:
     if secret.source is not None:
         data = _of_file(secret.name, secret.source, note)
@@ -45,9 +56,13 @@ def _read(secret: Secret, environment: Mapping[bytes, bytes], note: Callable[[st
                 hint=f"set it, or read a file: --secret id={secret.name},src=FILE",
             )
         data = found
-    if len(data) > LARGEST:
-        raise StateError(f"secret {secret.name!r} is larger than 1 MiB", hint="use a volume for it")
+    _must_be_small(secret.name, data)
     return data
+
+
+def _must_be_small(name: str, data: bytes) -> None:
+    if len(data) > LARGEST:
+        raise StateError(f"secret {name!r} is larger than 1 MiB", hint="use a volume for it")
 
 
 def _of_file(name: str, path: Path, note: Callable[[str], None]) -> bytes:

@@ -17,9 +17,11 @@ from pathlib import Path
 from vmrun.host.lock import exclusive
 from vmrun.model.errors import StateError
 from vmrun.model.storage import Volume
+from vmrun.model.tenant import DEFAULT_TENANT
 from vmrun.volume.description import as_json, parse_description
 from vmrun.volume.luks import create_disk, in_use
 from vmrun.volume.passphrase import read_passphrase, split_command
+from vmrun.volume.undumped import leave_no_core_dump
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
 _PARTIAL = ".partial-"
@@ -56,6 +58,7 @@ class VolumeStore:
         if passphrase_command:
             split_command(passphrase_command)
         self._must_be_new(path)
+        leave_no_core_dump()
         passphrase = read_passphrase(passphrase_file, passphrase_command, note=note)
         with _explained(path), self._writing():
             self._must_be_new(path)
@@ -99,7 +102,7 @@ class VolumeStore:
             except FileNotFoundError:
                 raise StateError(
                     f"tenant {self.tenant!r} has no volume {name!r}",
-                    hint=f"create it: vmrun volume create {name} --size 1g --passphrase-file FILE",
+                    hint=f"create it: {create_words(name, self.tenant)}",
                 ) from None
             volume = parse_description(text, name=name, tenant=self.tenant, path=path)
             return replace(volume, in_use_by=self._holder(path))
@@ -208,11 +211,17 @@ class HeldVolume:
             self._lock = -1
 
 
+def create_words(name: str, tenant: str) -> str:
+    """The command that makes a volume."""
+    whose = "" if tenant == DEFAULT_TENANT else f" --tenant {tenant}"
+    return f"vmrun volume create {name}{whose} --size 1g --passphrase-file FILE"
+
+
 def _busy(volume: Volume, holder: str) -> StateError:
     by = holder or "another process"
     return StateError(
         f"volume {volume.name!r} is in use by {by}",
-        hint="one guest at a time: end that run, or wait until it has ended",
+        hint="one guest at a time: end that run, or its tenant's guest, or wait for its end",
     )
 
 

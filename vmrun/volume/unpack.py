@@ -92,7 +92,7 @@ class Unpacker:
         with self._parent(parts) as parent, _partial(parent) as partial:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptor = os.open(partial, flags, 0o600, dir_fd=parent)
-            with os.fdopen(descriptor, "r+b", buffering=0) as file:
+            with os.fdopen(descriptor, "r+b", buffering=0):
                 for data in archive.content():
                     _write_all(descriptor, data)
                 if not self._owners and _same_as(descriptor, entry, parts[-1], parent):
@@ -101,7 +101,8 @@ class Unpacker:
                 os.fchmod(descriptor, entry.mode)
                 moment = min(entry.mtime, _LATEST)
                 os.utime(descriptor, (moment, moment))
-                file.flush()
+                # Whole also after a power failure: the name must not come before the content.
+                os.fsync(descriptor)
             self._replace(partial, parts, parent)
         self.written += 1
 
