@@ -55,14 +55,19 @@ def call(vmrun_program: list[str]) -> Call:
 
 
 @pytest.fixture(scope="module")
-def service(call: Call, busybox: str) -> Iterator[str]:
+def service(call: Call, busybox: str) -> str:
     """The id of a service called ``web``, which is shared by the tests up to its stop."""
     started = call(
         "run", "-q", "-d", "--name", "web", "--label", "tier=front", "--stop-timeout", "1",
         "--health-cmd", "test -e /tmp/well", "--health-interval", "500ms",
         "--health-retries", "2", busybox, "--", "sh", "-c", SERVICE,
     )  # fmt: skip
-    yield started.stdout.strip()
+    return started.stdout.strip()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left(call: Call) -> Iterator[None]:
+    yield
     for run in shown(call):
         call("rm", "-f", run["run_id"], ok=False)
     call("gc")
@@ -270,9 +275,7 @@ def test_stop_ends_it_though_it_ignores_term(
     assert not list(load_settings().directories.runs.glob("*/*"))
 
 
-def test_a_failing_service_is_started_again_until_it_is_removed(
-    call: Call, service: str, busybox: str
-) -> None:
+def test_a_failing_service_is_started_again_until_it_is_removed(call: Call, busybox: str) -> None:
     call("run", "-q", "-d", "--name", "flaky", "--restart", "on-failure", busybox, "--",
          "sh", "-c", "echo begun; exit 3")  # fmt: skip
     until(lambda: call("logs", "flaky").stdout.startswith("begun\n" * 3))
@@ -287,7 +290,7 @@ def test_a_failing_service_is_started_again_until_it_is_removed(
 
 
 def test_what_a_killed_supervisor_leaves_is_dead_and_is_removed(
-    call: Call, vmrun_program: list[str], service: str, busybox: str
+    call: Call, vmrun_program: list[str], busybox: str
 ) -> None:
     call("run", "-q", "-d", "--name", "lost", busybox, "--", "sh", "-c", "echo here; sleep 300")
     (run,) = shown(call)
@@ -323,7 +326,7 @@ def test_what_a_killed_supervisor_leaves_is_dead_and_is_removed(
 
 
 def test_attended_runs_are_seen_and_stopped(
-    call: Call, vmrun_program: list[str], service: str, busybox: str
+    call: Call, vmrun_program: list[str], busybox: str
 ) -> None:
     attended = subprocess.Popen(
         [*vmrun_program, "run", "-q", "--name", "here", busybox, "--", "sleep", "300"],

@@ -48,10 +48,14 @@ def orphan(world: World) -> str:
     """A dead detached run with a QEMU that stands still."""
     before = {i.name for i in world.directories.guests.iterdir()}
     _, where = BETWEEN_WITH_QEMU[0]
-    done = world.start(
+    run = world.start(
         *("run", "-d", world.image, "--", "sleep", "600"), fault=f"supervisor at {where}"
     )
-    done.end(timeout=120)
+    # The command would reclaim what its supervisor leaves.
+    run.wait_for_phase("provision")
+    run.send(KILL)
+    run.end(timeout=120)
+    until(lambda: not world.others(), "the fault did not strike", 60)
     (run_id,) = {i.name for i in world.directories.guests.iterdir()} - before
     must(bool(world.qemu(run_id)), "the orphan has no QEMU")
     return run_id

@@ -6,6 +6,7 @@ One process can open one embedded root in its life, so the connection is made on
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -32,6 +33,7 @@ user = "root"
 group = "root"
 """
 
+_NO_ROOM = "free disk space where vmrun keeps its state, see 'vmrun doctor'"
 _loop_started = False
 
 
@@ -39,11 +41,14 @@ def open_embedded(root: Path, *, cache: Path) -> libvirt.virConnect:
     """Run libvirt's QEMU driver in this process, with its state below ``root``.
 
     ``cache`` keeps QEMU's capabilities between roots. First opens are serialised across
-    processes: libvirt's start-up is not safe against itself.
+    processes: libvirt's start-up is not safe against itself. Raises :class:`HypervisorError`.
     """
-    seed(root, cache=cache)
-    with exclusive(cache / "lock"):
-        connection = open_root(root)
+    try:
+        seed(root, cache=cache)
+        with exclusive(cache / "lock"):
+            connection = open_root(root)
+    except OSError as error:
+        raise HypervisorError(f"cannot write {root}: {_reason(error)}", hint=_NO_ROOM) from error
     # Loads the seeded capabilities now: from here on libvirt starts nothing but the guest.
     connection.getDomainCapabilities(None, "x86_64", "q35", "qemu")
     become_subreaper()
@@ -62,6 +67,13 @@ def open_root(root: Path) -> libvirt.virConnect:
 def open_daemon(uri: str) -> libvirt.virConnect:
     """Connect to a libvirt daemon, e.g. ``qemu:///system``."""
     return _open(uri)
+
+
+def _reason(error: OSError) -> str:
+    """Why: copying several files raises one error that has those of all of them."""
+    if isinstance(error, shutil.Error) and error.args and error.args[0]:
+        return str(error.args[0][0][-1])[:200]
+    return error.strerror or str(error)
 
 
 def _open(uri: str) -> libvirt.virConnect:
