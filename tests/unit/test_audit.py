@@ -13,7 +13,7 @@ import typer
 
 from tests.images import plain_image
 from tests.unit.test_state import directories, held_by_child
-from vmrun.cli.main import app
+from vmrun.cli.main import make_app
 from vmrun.image.fetch import fetch
 from vmrun.image.records import ImageRecords
 from vmrun.image.reference import parse_reference
@@ -47,7 +47,7 @@ def call(
     monkeypatch.setenv("VMRUN_STATE_DIR", str(directories.guests.parent))
 
     def run(*words: str) -> str:
-        app(list(words), standalone_mode=False)
+        make_app()(list(words), standalone_mode=False)
         captured = capsys.readouterr()
         run.err = captured.err  # type: ignore[attr-defined]
         return captured.out
@@ -410,7 +410,7 @@ def test_what_runs_is_compared_with_what_is_revoked(
         assert found.revoked == why
         if why:
             with pytest.raises((typer.Exit, SystemExit)):
-                app(["audit", "running", "--trust-rules", file], standalone_mode=True)
+                make_app()(["audit", "running", "--trust-rules", file], standalone_mode=True)
             assert why in capsys.readouterr().out
     assert audit.running(directories, trust) == ()
 

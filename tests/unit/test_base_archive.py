@@ -515,6 +515,25 @@ def test_a_containers_links_end_inside_it(root: Path, container: Container) -> N
     assert untouched(root)
 
 
+def test_a_race_in_a_container_ends_inside_it(root: Path, container: Container) -> None:
+    (root / "d").mkdir()
+    (root / "l").symlink_to(root.parent / "outside")
+    os.chown(root, 1000, 1000)
+    os.chown(root / "d", 1000, 1000)
+    tar = make_tar(directory("e", mode=0o777), file("e/victim", b"evil"), file("victim", b"evil"))
+    seen = set()
+    with swapping(root / "d", root / "l"):
+        for attempt in range(90):
+            options = ((), ("--as", "1000:1000"))[attempt % 2]
+            done = guest("extract", *options, container[1], "/d", stdin=tar)
+            seen.add(done.returncode)
+            read = guest("archive", "--follow", container[1], "/d/victim", "top")
+            assert b"secret" not in read.stdout
+    assert seen <= {0, REFUSED, DENIED}
+    assert 0 in seen
+    assert untouched(root)
+
+
 def test_what_only_root_may_read_is_read(root: Path, container: Container) -> None:
     (root / "private").mkdir(mode=0o700)
     (root / "private" / "f").write_text("mine")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from vmrun.cli.main import app
+from vmrun.cli.main import make_app
 from vmrun.model import errors, report
 from vmrun.policy.profiles import MASKED_PATHS, PROFILES, READONLY_PATHS
 from vmrun.settings import _DEFAULTS, load_settings
@@ -71,7 +71,7 @@ def commands(command: Any, name: str = "vmrun") -> Iterator[tuple[str, Any]]:
 
 def command_options() -> dict[str, set[str]]:
     found = {}
-    for name, command in commands(typer.main.get_command(app)):
+    for name, command in commands(typer.main.get_command(make_app())):
         options = {
             spelling
             for parameter in command.params

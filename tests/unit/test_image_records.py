@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.unit.test_state import directories, held_by_child
-from vmrun.cli.main import app
+from vmrun.cli.main import make_app
 from vmrun.image.durable import PARTIAL
 from vmrun.image.records import ImageRecords
 from vmrun.image.store import ImageStore
@@ -286,7 +286,7 @@ def call(
     monkeypatch.setenv("VMRUN_STATE_DIR", str(directories.guests.parent))
 
     def run(*words: str) -> tuple[str, str]:
-        app(list(words), standalone_mode=False)
+        make_app()(list(words), standalone_mode=False)
         captured = capsys.readouterr()
         return captured.out, captured.err
 

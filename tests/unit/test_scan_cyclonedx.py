@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from tests.images import file, image
 from tests.packaged import apk, dpkg, listed, node, os_release, stanza, wheel
-from vmrun.cli.main import app
+from vmrun.cli.main import make_app
 from vmrun.image.fetch import fetch
 from vmrun.image.reference import parse_reference
 from vmrun.model.digest import Digest
@@ -170,7 +170,7 @@ def sbom(tmp_path: Path) -> Callable[..., Result]:
 
     def call(*words: object, **environment: str) -> Result:
         command = ["image", "sbom", *map(str, words), reference]
-        result = CliRunner().invoke(app, command, env=environment)
+        result = CliRunner().invoke(make_app(), command, env=environment)
         if isinstance(result.exception, VmrunError):
             raise result.exception
         return result

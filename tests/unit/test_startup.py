@@ -8,6 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
+
+from vmrun.cli.commands import COMMANDS
+from vmrun.cli.main import make_app
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HEAVY = (
@@ -83,3 +87,14 @@ def test_the_check_would_notice() -> None:
         cwd=REPOSITORY,
     )
     assert {"libvirt", "paramiko", "cryptography"} <= set(done.stdout.split())
+
+
+def test_the_help_says_what_each_command_says_of_itself() -> None:
+    """The texts are kept beside the commands' names, so that the help imports no command."""
+    whole = typer.main.get_command(make_app())
+    quick = typer.main.get_command(make_app(only=""))
+    assert list(whole.commands) == list(quick.commands) == list(COMMANDS)
+    for name, command in whole.commands.items():
+        first = (command.help or "").partition("\n\n")[0].replace("\n", " ")
+        assert quick.commands[name].help == first, name
+        assert quick.commands[name].hidden == command.hidden

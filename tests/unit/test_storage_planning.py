@@ -23,7 +23,7 @@ from vmrun.model.quantity import MIB
 from vmrun.model.storage import HostDirectory, NamedVolume
 from vmrun.model.workload import ProfileName, TmpfsMount, Workload
 from vmrun.planning.container_spec import docker_create, oci_spec
-from vmrun.planning.data import StorageFacts
+from vmrun.planning.data import StorageFacts, volume_serial
 from vmrun.planning.domain_xml import Sockets, domain_xml
 from vmrun.planning.memory import plan_memory
 from vmrun.planning.planner import RunIdentity, make_plan
@@ -215,12 +215,16 @@ def qemu(plan: Plan, disks: tuple[str, ...]) -> QemuReading:
     )
 
 
+def disk_file(name: str) -> Path:
+    return GUEST / f"{volume_serial(name).removeprefix('vmrun-')}.qcow2"
+
+
 def good_disks(plan: Plan) -> tuple[str, ...]:
     return (
         f"{BASE}/root.img ro",
         f"{GUEST}/scratch.qcow2 rw luks",
-        f"{GUEST}/volume-0.qcow2 rw luks",
-        f"{GUEST}/volume-1.qcow2 ro luks",
+        f"{disk_file('db')} rw luks",
+        f"{disk_file('ref')} ro luks",
     )
 
 

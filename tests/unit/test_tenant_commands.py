@@ -96,7 +96,6 @@ def test_what_is_no_tenant_is_refused(
         (("--tenant", "acme", "--engine", "crun"), "the guest of tenant 'acme' has docker"),
         (("--tenant", "acme", "--base", "minimal"), "--base is not possible in the guest"),
         (("--tenant", "acme", "--keep"), "--keep is not possible in the guest"),
-        (("--tenant", "acme", "--secret", "id=a,env=HOME"), "a secret of a variable"),
         (("--tenant", "acme", "--report", "report"), "add --own-guest"),
     ],
 )

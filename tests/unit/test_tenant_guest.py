@@ -24,6 +24,7 @@ from vmrun.model.run_record import RunState
 from vmrun.model.storage import NamedVolume, Storage
 from vmrun.model.tenant import Quota, Share, Tenant
 from vmrun.model.workload import EngineName, Limits
+from vmrun.planning.data import plan_tenant_disks, shared_volumes
 from vmrun.planning.share import share_of
 from vmrun.run.shares import Shares, taken
 from vmrun.run.state import (
@@ -473,7 +474,7 @@ def test_a_guest_that_ends_is_not_tidied_first(world: World) -> None:
 # What is part of a guest from its creation.
 
 
-def test_disks_need_a_guest_of_the_runs_own(plan: Plan, tmp_path: Path) -> None:
+def test_disks_are_those_that_the_guest_was_started_with(plan: Plan, tmp_path: Path) -> None:
     from tests.unit.test_planner import IDENTITY, TREE
     from vmrun.planning.planner import make_plan
     from vmrun.policy.profiles import PROFILES
@@ -493,10 +494,19 @@ def test_disks_need_a_guest_of_the_runs_own(plan: Plan, tmp_path: Path) -> None:
     assert made.guest.ssh_ports == 4
     assert made.guest.memory.guest == plan.guest.memory.guest
     assert made.guest.memory.workload == 64 * MIB
-    for storage in (Storage(volumes=(NamedVolume("db", "/db"),)), Storage(scratch=1 << 30)):
-        with pytest.raises(UsageError) as error:
-            make_plan(replace(workload, storage=storage), **known)
-        assert error.value.hint == "add --own-guest"
+    with pytest.raises(UsageError) as unusable:
+        make_plan(replace(workload, storage=Storage(scratch=1 << 30)), **known)
+    assert unusable.value.hint == "add --own-guest"
+    late = replace(workload, tenant="acme", storage=Storage(volumes=(NamedVolume("db", "/db"),)))
+    with pytest.raises(StateError, match="'db' was made after the guest of tenant 'acme'") as error:
+        make_plan(late, **known)
+    assert error.value.hint == "vmrun tenant stop acme; vmrun tenant start acme"
+    disks = plan_tenant_disks(["db", "other"], tenant="acme", uuid="u", directory=tmp_path)
+    known["guest"] = replace(plan.guest, disks=disks)
+    (bind,) = make_plan(late, **known).container.binds
+    (shared,) = shared_volumes(late.storage, IDENTITY.run_id)
+    assert (bind.source, bind.target, bind.read_only) == (shared.at, "/db", False)
+    assert shared.content != shared.at
 
 
 def test_a_volume_is_refused_beyond_the_quota(directories: StateDirectories) -> None:

@@ -82,7 +82,7 @@ def test_the_passphrase_opens_it(disk: Path) -> None:
 
 
 def test_a_wrong_passphrase_does_not(disk: Path) -> None:
-    with pytest.raises(StateError, match="the passphrase does not open the volume"):
+    with pytest.raises(StateError, match="the passphrase does not open it"):
         check_disk(disk, b"wrong")
 
 

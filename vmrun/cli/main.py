@@ -9,73 +9,32 @@ from typing import Annotated
 
 import typer
 
-from vmrun.cli import audit, base, catalogue, compose, image, key, policy, tenant, volume
-from vmrun.cli.cp import cp_command
-from vmrun.cli.doctor import doctor_command
-from vmrun.cli.events import events_command
-from vmrun.cli.exec import exec_command
-from vmrun.cli.gc import gc_command
-from vmrun.cli.guests import dial_command
-from vmrun.cli.inspect import inspect_command, port_command
-from vmrun.cli.lifecycle import (
-    kill_command,
-    pause_command,
-    stop_command,
-    unpause_command,
-    wait_command,
-)
-from vmrun.cli.logs import logs_command
+from vmrun.cli.commands import COMMANDS
 from vmrun.cli.output import print_error
-from vmrun.cli.plan import plan_command
-from vmrun.cli.ps import ps_command
-from vmrun.cli.removal import rm_command
-from vmrun.cli.run import run_command
-from vmrun.cli.stats import stats_command
 from vmrun.model.errors import EXIT_FAILED, UsageError, VmrunError
 
 _USAGE = 2
 
-app = typer.Typer(
-    name="vmrun",
-    help="Run containers inside lightweight KVM guests: verified, hardened, torn down.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("run", no_args_is_help=True)(run_command)
-app.command("plan", no_args_is_help=True)(plan_command)
-app.command("doctor")(doctor_command)
-app.command("ps")(ps_command)
-app.command("logs", no_args_is_help=True)(logs_command)
-app.command("exec", no_args_is_help=True, context_settings={"allow_interspersed_args": False})(
-    exec_command
-)
-app.command("cp", no_args_is_help=True)(cp_command)
-app.command("stop", no_args_is_help=True)(stop_command)
-app.command("kill", no_args_is_help=True)(kill_command)
-app.command("pause", no_args_is_help=True)(pause_command)
-app.command("unpause", no_args_is_help=True)(unpause_command)
-app.command("wait", no_args_is_help=True)(wait_command)
-app.command("rm", no_args_is_help=True)(rm_command)
-app.command("inspect", no_args_is_help=True)(inspect_command)
-app.command("stats")(stats_command)
-app.command("port", no_args_is_help=True)(port_command)
-app.command("events")(events_command)
-app.command("gc")(gc_command)
-app.command("dial", hidden=True)(dial_command)
-app.add_typer(image.app, name="image")
-app.add_typer(key.app, name="key")
-app.add_typer(policy.app, name="policy")
-app.add_typer(catalogue.app, name="catalogue")
-app.add_typer(base.app, name="base")
-app.add_typer(audit.app, name="audit")
-app.add_typer(volume.app, name="volume")
-app.add_typer(tenant.app, name="tenant")
-app.add_typer(compose.app, name="compose")
+
+def make_app(*, only: str | None = None) -> typer.Typer:
+    """The command line: whole, or with the command ``only`` and the names of the others."""
+    app = typer.Typer(
+        name="vmrun",
+        help="Run containers inside lightweight KVM guests: verified, hardened, torn down.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(options)
+    for name, command in COMMANDS.items():
+        if only is None or name == only:
+            command.add(app, name)
+        else:
+            command.add_stand_in(app, name)
+    return app
 
 
-@app.callback()
 def options(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show a traceback when something fails.")
@@ -99,7 +58,7 @@ def main() -> None:
     os.umask(0o022)
     sys.argv[1:] = _with_boolean_values(sys.argv[1:])
     try:
-        app()
+        make_app(only=_command())()
     except VmrunError as error:
         if os.environ.get("VMRUN_DEBUG"):
             traceback.print_exception(error)
@@ -131,5 +90,12 @@ def _status(error: VmrunError) -> int:
 
 
 def _runs() -> bool:
-    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
-    return command in ("run", "exec")
+    return _command() in ("run", "exec")
+
+
+def _command() -> str | None:
+    """The command that was typed, empty for none; None where all are asked for, by a shell that
+    completes."""
+    if "_VMRUN_COMPLETE" in os.environ:
+        return None
+    return next((word for word in sys.argv[1:] if not word.startswith("-")), "")
