@@ -186,7 +186,18 @@ def nothing_left(call: Call) -> Iterator[None]:
     for run in json.loads(call("ps", "-a", "--json").stdout):
         call("rm", "-f", run["run_id"], ok=False)
     call("gc", ok=False)
-    assert leftovers() == []
+    assert left_by_us(call) == []
+
+
+def left_by_us(call: Call) -> list[str]:
+    """What is left on this host, without the control groups of guests that are not of this test."""
+    entries = [json.loads(line) for line in call("events", "--json").stdout.splitlines()]
+    guests = {e["fields"][key] for e in entries for key in ("run", "guest") if key in e["fields"]}
+    return [
+        item
+        for item in leftovers()
+        if "cgroup" not in item or any(guest and guest in item for guest in guests)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -286,7 +297,7 @@ def test_a_port_in_use_is_an_error_before_a_guest_is_made(
             assert "booting" not in done.stderr
             assert time.monotonic() - begun < 15
     assert call("ps", "-aq").stdout == ""
-    assert leftovers() == []
+    assert left_by_us(call) == []
 
 
 # --- publish -------------------------------------------------------------------------------
@@ -337,7 +348,7 @@ def test_large_transfers_both_ways(
     web: Service, net: Internet, record_property: Callable[[str, object], None]
 ) -> None:
     where, port = web.ports[0]
-    size = 8 * MIB
+    size = 4 * MIB
     begun = time.monotonic()
     with net.connect(where, port) as client:
         client.sendall(f"S{size:010}".encode())
@@ -352,8 +363,8 @@ def test_large_transfers_both_ways(
         assert exchange(net.connect(where, port), b"W")
         times.append(time.monotonic() - start)
     figures = {
-        "publish, from the container, MiB/s": round(8 / (down - begun), 1),
-        "publish, to the container, MiB/s": round(8 / (up - down), 1),
+        "publish, from the container, MiB/s": round(4 / (down - begun), 1),
+        "publish, to the container, MiB/s": round(4 / (up - down), 1),
         "publish, one connection and answer, ms (median)": round(sorted(times)[5] * 1000, 1),
     }
     record_property("publish", figures)
@@ -701,6 +712,7 @@ def test_every_decision_is_in_the_journal_and_nothing_secret(web: Service) -> No
     assert all(e["run"] == web.run_id for e in (*allowed, *denied))
     fields = {"run", "container", "via", "name", "address", "port", "reason", "repeated"}
     assert set().union(*(e.keys() for e in (*allowed, *denied))) <= fields
+    assert web.events("network.lost") == []
     written = json.dumps([*allowed, *denied])
     for secret in ("s3cret", "by-proxy", "X-Token", "/page", "latest"):
         assert secret not in written

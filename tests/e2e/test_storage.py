@@ -12,19 +12,17 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import REPOSITORY, Result, leftovers
+from tests.volumes import quick_volume
 from vmrun.model.tenant import Quota, Tenant
 from vmrun.model.workload import EngineName
 from vmrun.settings import load_settings
 from vmrun.tenant.store import TenantStore
-from vmrun.volume.luks import create_disk
-from vmrun.volume.store import VolumeStore
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(420)]
 
@@ -46,13 +44,9 @@ def passphrase(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def volume(passphrase: Path) -> Iterator[str]:
-    """One for all tests. Its passphrase opens it at once: that guessing is slow is proved where
-    disks are made, and each guest here would wait for it twice."""
+    """One for all tests."""
     name = "mine"
-    store = VolumeStore(load_settings().directories.volumes, "default")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vmrun.volume.store.create_disk", partial(create_disk, guessable=False))
-        store.create(name, 32 << 20, passphrase_file=passphrase)
+    store = quick_volume(name, passphrase)
     yield name
     store.remove(name)
     assert not volume_directory(name).exists()

@@ -12,6 +12,7 @@ import pytest
 from tests.conftest import Result, leftovers
 from tests.e2e.test_libvirtd import URI, libvirtd
 from tests.e2e.test_plain_user import PlainUser, user
+from tests.volumes import quick_volume
 from vmrun.settings import load_settings
 
 __all__ = ["libvirtd", "user"]
@@ -28,8 +29,7 @@ def test_through_a_daemon(vmrun: Vmrun, busybox: str, libvirtd: str, tmp_path: P
     passphrase = tmp_path / "passphrase"
     passphrase.write_text(PASSPHRASE)
     passphrase.chmod(0o600)
-    done = vmrun("volume", "create", "far", "--size", "16m", "--passphrase-file", str(passphrase))
-    assert done.status == 0, done.err
+    quick_volume("far", passphrase)
     for said in ("wrote\n", "something\nwrote\n"):
         done = vmrun(
             "run", "--connect", libvirtd, "-v", "far:/data", "--scratch", "16m", busybox, "--",

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import REPOSITORY, leftovers
+from tests.conftest import REPOSITORY
+from tests.faults.inventory import of_guests
 from vmrun.run.state import StateDirectories, alive
 from vmrun.settings import load_settings
 
@@ -55,17 +56,25 @@ def directories() -> StateDirectories:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def tenants(call: Call) -> Iterator[None]:
+def tenants(call: Call, directories: StateDirectories) -> Iterator[None]:
     """``acme`` has a guest with docker, ``other`` one with crun."""
     create = ("tenant", "create", "--cpus", "2")
     at_the_same_time(
         lambda: call(*create, "acme", "--memory", "640m", "--guests", "2"),
         lambda: call(*create, "other", "--memory", "512m", "--engine", "crun"),
     )
+    guests = {intent.run_id for intent in alive(directories)}
     yield
+    guests |= {intent.run_id for intent in alive(directories)}
     for name in ("acme", "other"):
         call("tenant", "rm", "--force", "--volumes", name)
-    assert leftovers() == []
+    left = [path for path in Path("/sys/fs/cgroup").glob("*/machine/qemu-*") if _id(path) in guests]
+    assert [*of_guests(directories), *left] == []
+
+
+def _id(cgroup: Path) -> str:
+    """The guest that a cgroup was made for."""
+    return cgroup.name.partition("-vmrun-")[2].partition(".")[0]
 
 
 @pytest.fixture(scope="module")

@@ -374,6 +374,22 @@ def test_what_was_cut_off_leaves_nothing_half_written(root: Path) -> None:
     assert (root / "f").read_text() == "n" * 100_000
 
 
+def test_a_writer_that_is_killed_leaves_nothing_half_written(root: Path) -> None:
+    writer = subprocess.Popen(
+        [binaries() / "guest", "extract", root, "/"], stdin=subprocess.PIPE, bufsize=0
+    )
+    assert writer.stdin is not None
+    writer.stdin.write(make_tar(file("a", b"a"), file("f", b"n" * 1_000_000))[:500_000])
+    deadline = time.monotonic() + 10
+    while contents(root) != {"a": "a"}:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    writer.kill()
+    writer.wait()
+    writer.stdin.close()
+    assert contents(root) == {"a": "a"}
+
+
 def test_links_and_modes_are_kept(root: Path) -> None:
     tar = make_tar(
         directory("d", mode=0o500),

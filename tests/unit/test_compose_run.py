@@ -16,7 +16,8 @@ from vmrun.model.network import NetworkPlan
 from vmrun.model.run_record import Health, RunRecord, RunState
 from vmrun.model.workload import Workload
 from vmrun.policy.egress import parse_allow
-from vmrun.run.compose import Runner, down, up
+from vmrun.run.compose import Runner, check_volumes, down, up
+from vmrun.run.state import StateDirectories
 
 SHOP = """
 services:
@@ -228,3 +229,19 @@ def test_projects_do_not_touch_each_other(defaults: Workload) -> None:
     assert len({subnet for _, subnet in subnets}) == 2
     down(project(), guest.runner())
     assert {dict(r.labels)["vmrun.compose.project"] for r in guest.records.values()} == {"other"}
+
+
+def test_a_volume_that_is_not_there_is_said_before_anything_starts(tmp_path: Path) -> None:
+    directories = StateDirectories(tmp_path / "guests", tmp_path / "cache", (tmp_path,))
+    text = SHOP.replace("db:1", "db:1\n    volumes: ['data:/data', 'log:/log']", 1)
+    shop = project(text + "volumes: {data: , log: {name: logs}}\n")
+    with pytest.raises(
+        StateError, match="tenant 'acme' has no volume 'logs', 'shop_data'"
+    ) as error:
+        check_volumes(shop, (), "acme", directories)
+    assert error.value.hint == (
+        "vmrun volume create logs --tenant acme --size 1g --passphrase-file FILE; "
+        "vmrun volume create shop_data --tenant acme --size 1g --passphrase-file FILE; "
+        "vmrun tenant start acme"
+    )
+    check_volumes(shop, ("lone",), "acme", directories)

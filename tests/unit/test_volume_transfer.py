@@ -227,6 +227,26 @@ def test_unchanged_files_keep_their_inode_and_changed_ones_get_a_new_one(root: P
     assert (root / "mode").stat().st_mode & 0o777 == 0o755
 
 
+def test_content_is_on_the_disk_before_it_has_its_name(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[tuple[str, bytes]] = []
+    fsync, rename = os.fsync, os.rename
+
+    def synced(descriptor: int) -> None:
+        order.append(("synced", os.pread(descriptor, 100, 0)))
+        fsync(descriptor)
+
+    def renamed(source: str, target: str, **where: int) -> None:
+        order.append(("renamed", target.encode()))
+        rename(source, target, **where)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "rename", renamed)
+    unpack(root, tar(member("it/file", b"new")))
+    assert order == [("synced", b"new"), ("renamed", b"file")]
+
+
 def test_nothing_is_deleted(root: Path) -> None:
     (root / "kept").write_text("kept")
     (root / "full").mkdir()

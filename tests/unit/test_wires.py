@@ -199,7 +199,7 @@ def test_a_connection_goes_to_the_container_and_back(world: World) -> None:
     with connect(port.host_port) as client:
         asked = relay.hear()
         assert asked == Connect(asked.stream, Endpoint("10.88.0.2", 8080))  # type: ignore[union-attr]
-        number = asked.stream  # type: ignore[union-attr]
+        number = asked.stream
         relay.say(Opened(number), Data(number, b"hello"))
         assert client.recv(10) == b"hello"
         client.sendall(b"question")
@@ -332,6 +332,19 @@ def test_a_broken_wire_is_in_the_journal_and_a_restart_makes_it_anew(world: Worl
     world.wires.attach(plan, 4712)
     assert world.guest.commands[-1].split()[3:5] == ["102", "4712"]
     assert address(world.ask("www.example.com", "10.88.0.2"))
+
+
+def test_a_guest_that_is_gone_has_lost_no_network(world: World) -> None:
+    """Its end is told by those who ended it, or found it dead."""
+    world.start(world.plan())
+    world.guest.failing = "true"
+    world.guest.relays[0].end()
+    deadline = time.monotonic() + 5
+    while "true" not in world.guest.commands:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    world.wires.close()
+    assert world.events == []
 
 
 @pytest.mark.parametrize("failing", ["mkdir", "attach"])

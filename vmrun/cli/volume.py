@@ -67,6 +67,7 @@ def create_command(
         note=note,
     )
     _remember(directories, "volume.create", volume)
+    _note_restart(directories, tenant)
     if json:
         print_json(_document(volume))
     else:
@@ -151,6 +152,19 @@ def _must_fit(directories: StateDirectories, name: str, size: int) -> None:
 
     tenant = TenantStore(directories.tenants).get(name)
     Shares(directories, name).must_have_room(tenant, size)
+
+
+def _note_restart(directories: StateDirectories, tenant: str) -> None:
+    """Say so where the tenant's guest lives, which does not have the new volume."""
+    if tenant == DEFAULT_TENANT:
+        return
+    from vmrun.run.tenant import shared_guest
+
+    if shared_guest(directories, tenant) is not None:
+        note(
+            f"the guest of tenant {tenant} has it when it was started again: "
+            f"vmrun tenant stop {tenant}; vmrun tenant start {tenant}"
+        )
 
 
 def _document(volume: Volume) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from vmrun.hypervisor import process
 from vmrun.model.report import Removed
 
 _CGROUPS = Path("/sys/fs/cgroup")
-_MEMORY = Path("/dev/shm")  # noqa: S108 - for one directory of a name that nobody can guess
+MEMORY = Path("/dev/shm")  # noqa: S108 - for one directory of a name that nobody can guess
 _PATTERNS = ("machine/qemu-*-{name}.libvirt-qemu", "*/machine/qemu-*-{name}.libvirt-qemu")
 
 
@@ -50,7 +50,18 @@ def remains(*, domain: str, uuid: str) -> tuple[str, ...]:
 
 def memory_of(domain: str) -> Path:
     """Where a guest's directory in memory is, if it has one."""
-    return _MEMORY / domain
+    return MEMORY / domain
+
+
+def lies_in_memory(path: Path) -> bool:
+    """Whether a tmpfs is mounted there."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return False
+    # The mount point is the fifth field, the type the one after the hyphen (proc(5)).
+    kinds = [line.partition(" - ")[2].split()[0] for line in lines if line.split()[4] == str(path)]
+    return kinds[-1:] == ["tmpfs"]
 
 
 def _is_ours(path: Path) -> bool:

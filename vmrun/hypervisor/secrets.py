@@ -19,7 +19,7 @@ from pathlib import Path
 import libvirt
 
 from vmrun.hypervisor.connection import open_daemon
-from vmrun.hypervisor.remains import memory_of
+from vmrun.hypervisor.remains import lies_in_memory, memory_of
 from vmrun.model.errors import HypervisorError
 from vmrun.model.plan import EMBEDDED
 
@@ -39,7 +39,7 @@ def keep_root_in_memory(root: Path, domain: str) -> None:
     Raises :class:`HypervisorError`.
     """
     memory = memory_of(domain)
-    if not _is_tmpfs(memory.parent):
+    if not lies_in_memory(memory.parent):
         raise HypervisorError(
             f"{memory.parent} is no tmpfs: keys of encrypted disks would lie on a disk",
             hint=f"mount a tmpfs there: mount -t tmpfs tmpfs {memory.parent}",
@@ -53,16 +53,6 @@ def keep_root_in_memory(root: Path, domain: str) -> None:
             (root / path).symlink_to(memory / name)
     except OSError as error:
         raise HypervisorError(f"cannot write {error.filename}: {error.strerror}") from error
-
-
-def _is_tmpfs(path: Path) -> bool:
-    try:
-        lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    except OSError:
-        return False
-    # The mount point is the fifth field, the type the one after the hyphen (proc(5)).
-    kinds = [line.partition(" - ")[2].split()[0] for line in lines if line.split()[4] == str(path)]
-    return kinds[-1:] == ["tmpfs"]
 
 
 @contextlib.contextmanager

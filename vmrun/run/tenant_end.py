@@ -55,15 +55,22 @@ def _stop(name: str, intent: Intent, directories: StateDirectories, timeout: flo
         if record.guest == intent.run_id and not record.ended
     ]
     volumes = VolumeStore(directories.volumes, name)
-    lent = [volume.name for volume in volumes.list() if volume.in_use_by == intent.run_id]
+    lent = _lent(volumes, intent)
     removed = list(_end(intent, directories, timeout))
-    for volume in lent:
-        gone = volumes.get(volume).in_use_by != intent.run_id
-        removed.append(Removed("volume lock", volume, gone))
+    still = _lent(volumes, intent)
+    removed += [Removed("volume lock", volume, gone=volume not in still) for volume in lent]
     for record in inside:
         last = runs.read(record.run_id)
         removed.insert(0, Removed("container", record.name, gone=last is None or last.ended))
     return Receipt(tuple(removed))
+
+
+def _lent(volumes: VolumeStore, intent: Intent) -> tuple[str, ...]:
+    """The volumes that a guest has. One that cannot be read does not keep a guest from ending."""
+    try:
+        return tuple(v.name for v in volumes.list() if v.in_use_by == intent.run_id)
+    except StateError:
+        return ()
 
 
 def _end(intent: Intent, directories: StateDirectories, timeout: float) -> tuple[Removed, ...]:

@@ -37,6 +37,7 @@ class _Network:
         self.members: dict[str, str] = {}
         self._rules: dict[str, tuple[Allow, ...]] = {}
         self._runs: dict[str, str] = {}
+        self._connection = connection
         self._journal = journal
         self._names = dict(plan.names)
         self._egress = Egress(
@@ -93,10 +94,11 @@ class _Network:
         self._journal(event, {"run": run_id, **fields})
 
     def _lost(self, error: VmrunError) -> None:
-        """The wire has ended by itself: its containers reach nothing until they are started
-        again."""
-        for run_id in tuple(self.members):
-            with contextlib.suppress(VmrunError):
+        """The wire has ended by itself: its containers reach nothing until they are started again.
+        Of a guest that has gone, and took its networks along, others tell."""
+        with contextlib.suppress(VmrunError):
+            run_command(self._connection, "true", "answer")
+            for run_id in tuple(self.members):
                 self._journal(
                     "network.lost",
                     {"run": run_id, "network": self.plan.network, "error": error.message},

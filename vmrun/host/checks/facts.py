@@ -49,7 +49,8 @@ class Qemu:
 class Software:
     """``distribution`` and ``release`` are os-release(5)'s ID and VERSION_ID;
     ``libvirt_user`` whether the user exists that libvirt was built to run QEMU as;
-    ``missing_tools`` maps a program to the Debian package that has it."""
+    ``missing_tools`` maps a program that builds bases to the Debian package that has it,
+    ``missing_disk_tools`` likewise one that makes encrypted disks."""
 
     name: str
     distribution: str
@@ -61,6 +62,7 @@ class Software:
     libvirt_user: bool
     qemu: Qemu
     missing_tools: dict[str, str]
+    missing_disk_tools: dict[str, str]
     docker: str
 
 
@@ -100,7 +102,8 @@ class Cgroups:
 @dataclass(frozen=True, slots=True)
 class Kernel:
     """What the kernel offers to confine with. ``apparmor_profile``: one of the profiles is
-    loaded under which libvirt confines QEMU; None where we may not know."""
+    loaded under which libvirt confines QEMU; None where we may not know. ``memory_folder``:
+    /dev/shm is a tmpfs."""
 
     cgroups: Cgroups
     seccomp: bool
@@ -110,6 +113,7 @@ class Kernel:
     subordinate_ids: bool
     ksm: bool
     plain_swap: tuple[str, ...]
+    memory_folder: bool
     memory: int
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from vmrun.host.accelerator import has_virtualisation_flag
 from vmrun.host.checks.facts import Cgroups, Device, Kernel, Processor
 from vmrun.host.facts import available_memory, has_memory_cgroup
+from vmrun.hypervisor.remains import MEMORY, lies_in_memory
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _NAMESPACE_SWITCHES = ("user/max_user_namespaces", "kernel/unprivileged_userns_clone")
@@ -69,6 +70,7 @@ def read_kernel(user: str) -> Kernel:
             for line in _read("/proc/swaps").splitlines()[1:]
             if not _is_private_swap(line.split()[0])
         ),
+        memory_folder=lies_in_memory(MEMORY),
         memory=available_memory(),
     )
 

@@ -16,6 +16,7 @@ from vmrun.base.tools import PROGRAMS
 from vmrun.host.checks.facts import Libvirt, Qemu, Software
 
 _QEMU = "qemu-system-x86_64"
+_DISK_TOOLS = {"qemu-img": "qemu-utils", "mke2fs": "e2fsprogs"}
 _DEADLINE = 10.0
 _DOCKER_SOCKET = "/var/run/docker.sock"
 
@@ -38,8 +39,16 @@ def read_software(libvirt: Libvirt, qemu: Qemu) -> Software:
             for program, package in PROGRAMS.items()
             if shutil.which(program) is None
         },
+        missing_disk_tools={
+            program: package for program, package in _DISK_TOOLS.items() if not _found(program)
+        },
         docker=_docker(os.environ),
     )
+
+
+def _found(program: str) -> bool:
+    """Also where a plain user's PATH does not lead."""
+    return bool(shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin"))
 
 
 def ask_qemu() -> Qemu:

@@ -18,10 +18,12 @@ _TOO_LITTLE_DISK = 64 * MIB
 
 
 def judge_room(host: Host) -> Iterator[Diagnosis]:
-    """The state directory, its disk, memory for guests, bases and leftovers."""
+    """The state directory, its disk, memory for guests and for keys, bases and leftovers."""
     yield _state(host.state)
     yield _disk(host.state)
     yield _memory(host)
+    if host.asked.embedded:
+        yield _memory_folder(host)
     yield from _bases(host.asked, host.bases)
     yield from _leftovers(host.state)
 
@@ -59,6 +61,17 @@ def _memory(host: Host) -> Diagnosis:
     if fit == 0:
         return fault("memory", found, "free some, or ask for less with --memory")
     return ok("memory", found)
+
+
+def _memory_folder(host: Host) -> Diagnosis:
+    check = "key-memory"
+    if host.kernel.memory_folder:
+        return ok(check, "keys of encrypted disks are in memory only: /dev/shm is a tmpfs")
+    return advice(
+        check,
+        "no tmpfs at /dev/shm: encrypted disks are refused, whose keys would lie on a disk",
+        "mount -t tmpfs -o mode=1777,nosuid,nodev tmpfs /dev/shm",
+    )
 
 
 def _bases(asked: Asked, bases: Iterable[BaseFound]) -> Iterator[Diagnosis]:

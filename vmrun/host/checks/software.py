@@ -13,7 +13,7 @@ _TESTED_QEMU = (7, 2)
 
 
 def judge_software(asked: Asked, software: Software) -> Iterator[Diagnosis]:
-    """The system, Python, libvirt, QEMU, the tools that build bases, and Docker."""
+    """The system, Python, libvirt, QEMU, the tools that build bases and make disks, and Docker."""
     yield _system(software)
     yield ok("python", software.python)
     yield _libvirt(asked, software)
@@ -21,6 +21,7 @@ def judge_software(asked: Asked, software: Software) -> Iterator[Diagnosis]:
         yield _libvirt_user(software)
     yield _qemu(software)
     yield _build_tools(software)
+    yield _disk_tools(software)
     yield ok(
         "docker",
         software.docker or "no daemon; only images named docker-daemon:… need one",
@@ -79,6 +80,17 @@ def _build_tools(software: Software) -> Diagnosis:
     return advice(
         "build-tools",
         f"bases cannot be built on this host without {', '.join(sorted(missing))}",
+        f"apt install {' '.join(sorted(set(missing.values())))}",
+    )
+
+
+def _disk_tools(software: Software) -> Diagnosis:
+    missing = software.missing_disk_tools
+    if not missing:
+        return ok("disk-tools", "all there: volumes and scratch space can be made")
+    return advice(
+        "disk-tools",
+        f"no volumes and no scratch space without {', '.join(sorted(missing))}",
         f"apt install {' '.join(sorted(set(missing.values())))}",
     )
 

@@ -44,6 +44,7 @@ struct made {
 	char path[];
 };
 
+static struct inside in;
 static struct made *made;
 static bool keep;  /* owners and modes are the archive's */
 static int base;   /* where the archive is unpacked */
@@ -116,14 +117,14 @@ static void follow(char path[TAR_PATH_MAX], char parent[TAR_PATH_MAX], const cha
 }
 
 /* PATH is no directory, or not there: the directory it is in, and the name that it gets. */
-static void find_parent(const struct inside *in, const char *wanted)
+static void find_parent(const char *wanted)
 {
 	char path[TAR_PATH_MAX], parent[TAR_PATH_MAX], target[TAR_PATH_MAX];
 	strcpy(path, wanted);
 	for (int links = 0; links <= MOST_LINKS; links++) {
 		if (!split(path, parent, top_here))
 			fail(EXIT_REFUSED, "%.400s: no such directory", wanted);
-		base = inside_resolve(in->root, parent, O_PATH | O_DIRECTORY);
+		base = inside_resolve(in.root, parent, O_PATH | O_DIRECTORY);
 		if (base < 0)
 			inside_fail(parent);
 		ssize_t length = readlinkat(base, top_here, target, sizeof target - 1);
@@ -137,16 +138,15 @@ static void find_parent(const struct inside *in, const char *wanted)
 	inside_fail(wanted);
 }
 
-static void find_base(const struct inside *in, const char *path, const struct tar_entry *first,
-		      const char *clean)
+static void find_base(const char *path, const struct tar_entry *first, const char *clean)
 {
-	base = inside_resolve(in->root, path, O_PATH | O_DIRECTORY);
+	base = inside_resolve(in.root, path, O_PATH | O_DIRECTORY);
 	if (base < 0) {
 		struct stat status;
 		if (first == NULL || path[strlen(path) - 1] == '/' ||
 		    (errno != ENOENT && errno != ENOTDIR))
 			inside_fail(path);
-		find_parent(in, path);
+		find_parent(path);
 		if (strchr(clean, '/') != NULL)
 			fail(EXIT_REFUSED, "the archive does not begin with what becomes %.400s",
 			     path);
@@ -272,11 +272,29 @@ static void add_directory(int parent, const char *name, const struct tar_entry *
 	}
 }
 
+/* A file without a name, where there can be one: should we be killed, its memory is free again. */
+static int open_new(bool *nameless)
+{
+	int fd = openat(partial.directory, ".", O_WRONLY | O_TMPFILE | O_CLOEXEC, 0600);
+	*nameless = fd >= 0;
+	if (fd >= 0 || errno != EOPNOTSUPP)
+		return fd;
+	return openat(partial.directory, partial.name,
+		      O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+}
+
+static int give_name(int fd)
+{
+	char number[16];
+	snprintf(number, sizeof number, "%d", fd);
+	return linkat(in.self, number, partial.directory, partial.name, AT_SYMLINK_FOLLOW);
+}
+
 static void add_file(const struct tar_entry *entry, const char *here)
 {
 	static char buffer[131072];
-	int fd = openat(partial.directory, partial.name,
-			O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	bool nameless;
+	int fd = open_new(&nameless);
 	if (fd < 0)
 		inside_fail(here);
 	for (size_t got; (got = tar_data(buffer, sizeof buffer)) > 0;)
@@ -284,7 +302,8 @@ static void add_file(const struct tar_entry *entry, const char *here)
 			inside_fail(here);
 	const struct timespec times[2] = { entry->mtime, entry->mtime };
 	if ((keep && fchown(fd, entry->uid, entry->gid) != 0) ||
-	    fchmod(fd, mode_of(entry)) != 0 || futimens(fd, times) != 0 || close(fd) != 0)
+	    fchmod(fd, mode_of(entry)) != 0 || futimens(fd, times) != 0 ||
+	    (nameless && give_name(fd) != 0) || close(fd) != 0)
 		inside_fail(here);
 }
 
@@ -405,7 +424,7 @@ int extract(int count, char **arguments)
 	/* Hanging up shows as the end of stdin, and then what is half written is removed. */
 	signal(SIGHUP, SIG_IGN);
 	atexit(remove_partial);
-	struct inside in = inside_open(arguments[0], true);
+	in = inside_open(arguments[0], true);
 	inside_enter(&in, CAPABILITIES | (keep ? 0 : CAPABILITY(CAP_SETUID) | CAPABILITY(CAP_SETGID)));
 	if (!keep)
 		inside_become(uid, gid);
@@ -413,7 +432,7 @@ int extract(int count, char **arguments)
 	bool any = tar_next(&entry);
 	if (any)
 		place_normalise(entry.path, clean);
-	find_base(&in, arguments[1], any && !directory ? &entry : NULL, clean);
+	find_base(arguments[1], any && !directory ? &entry : NULL, clean);
 	for (; any; any = tar_next(&entry)) {
 		place_normalise(entry.path, clean);
 		locate(clean, here);

@@ -197,6 +197,8 @@ void inside_become(uint32_t uid, uint32_t gid)
 	check(setgroups(0, NULL), "drop groups");
 	check(setresgid(gid, gid, gid), "change the group");
 	check(setresuid(uid, uid, uid), "change the user");
+	/* Else our own descriptors in procfs would be root's. */
+	check(prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "set dumpable");
 	keep_capabilities(0);
 }
 
