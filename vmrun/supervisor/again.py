@@ -15,6 +15,8 @@ from dataclasses import replace
 
 from vmrun.hypervisor.remains import remains, remove_remains
 from vmrun.model.errors import ChannelError, GuestError, VmrunError
+from vmrun.model.network import Publish
+from vmrun.model.plan import Plan
 from vmrun.model.run_record import Health, RunRecord, RunState
 from vmrun.model.wire import dumps
 from vmrun.run.state import GuestDirectory
@@ -56,7 +58,7 @@ def start_over(told: Launch, directory: GuestDirectory, record: RunRecord) -> No
         exit_status=None,
         finished=0.0,
     )
-    own = OwnRun(told.own.plan, anew)
+    own = OwnRun(_with_ports(told.own.plan, record.ports), anew)
     words = os.memfd_create("vmrun-launch", 0)
     with os.fdopen(os.dup(words), "wb") as file:
         file.write(dumps(replace(told, own=own, attempt=attempt, report=NOBODY)).encode())
@@ -65,6 +67,16 @@ def start_over(told: Launch, directory: GuestDirectory, record: RunRecord) -> No
     os.close(words)
     os.set_inheritable(directory.lock, True)
     os.execv(sys.executable, supervisor_command())
+
+
+def _with_ports(plan: Plan, ports: tuple[Publish, ...]) -> Plan:
+    """The plan with the ports that the run has: whoever uses one that was any free one finds the
+    new guest there."""
+    network = plan.container.network
+    if network is None:
+        return plan
+    network = replace(network, publish=ports)
+    return replace(plan, container=replace(plan.container, network=network))
 
 
 def _cleared(directory: GuestDirectory) -> bool:
