@@ -98,7 +98,8 @@ def test_containers_share_what_their_tenant_has(
         )  # fmt: skip
 
     # Two at once; read-only is so for one of them.
-    writer = run("db:/data", "echo one >/data/file; while :; do sleep 1; done", "-d", "--name", "w")
+    script = "echo one >/data/file; cp /bin/busybox /data/sh; while :; do sleep 1; done"
+    writer = run("db:/data", script, "-d", "--name", "w")
     assert writer.status == 0, writer.err
     done = run(
         "db:/data:ro",
@@ -115,6 +116,10 @@ def test_containers_share_what_their_tenant_has(
     # Each belongs to the first that could write to it, whoever comes later.
     done = run("db:/data", "stat -c %u /data; echo x 2>/dev/null >/data/y || echo no", "-u", "4711")
     assert done.out == "65532\nno\n", done.err
+    # Programs on it are executed where that was asked for, and only there.
+    for options, said in (("ro,exec", "ran\n"), ("rw", "no\n")):
+        done = run(f"db:/data:{options}", "/data/sh -c 'echo ran' 2>/dev/null || echo no")
+        assert done.out == said, done.err
     done = run("free:/data", "echo x >/data/y && stat -c %u /data", "-u", "4711")
     assert done.out == "4711\n", done.err
 

@@ -54,10 +54,15 @@ def stop_run(book: Book, selector: str, grace: int | None) -> dict[str, Any]:
         patience = LONGEST_STOP if grace is None else grace
         book.ask(record, "stop", timeout=patience + _MARGIN, grace=grace)
     except StateError:
-        # It may have ended by itself, with its guest, before it could answer.
+        # It may have ended by itself, with its guest, before it could answer; or its guest is only
+        # being made, and its owner understands a signal.
         now = book.runs.read(record.run_id)
-        if now is not None and book.seen(record).lives and not now.ended:
-            raise
+        if now is not None and (seen := book.seen(record)).lives and not now.ended:
+            if record.guest != record.run_id:
+                raise
+            from vmrun.run.owner import ask_owner
+
+            ask_owner(book.guest(record), seen.owner)
     book.settle_down(record)
     return _stopped(book, record)
 

@@ -242,6 +242,6 @@ def _hint(message: str) -> str:
             "QEMU runs as a user of its own: the base and every folder above it must be "
             "readable for others"
         )
-    if "No space left" in message:
+    if "No space left" in message or "failed to write" in message:
         return "free disk space where vmrun keeps its state, see 'vmrun doctor'"
     return "see 'vmrun doctor'"

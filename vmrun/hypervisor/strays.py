@@ -72,7 +72,12 @@ def strays(guests: Path, known: frozenset[str]) -> tuple[Stray, ...]:
     """What there is of guests that are none of ``known``, the run ids that have a directory."""
     running = tuple(qemu_processes(guests))
     busy = known | {one.run_id for one in running}
-    lost = {one.run_id: one.uuid for one in running if one.below and one.run_id not in known}
+    # Looked for once more: one that was claimed since ``known`` has its directory by now.
+    lost = {
+        one.run_id: one.uuid
+        for one in running
+        if one.below and one.run_id not in known and not (guests / one.run_id).exists()
+    }
     found = []
     for run_id, uuid in lost.items():
         parts = (item.partition(" ") for item in remains(domain=f"vmrun-{run_id}", uuid=uuid))

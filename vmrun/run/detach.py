@@ -7,7 +7,7 @@ import json
 import os
 from functools import partial
 
-from vmrun.model.errors import VmrunError
+from vmrun.model.errors import StateError, VmrunError
 from vmrun.model.plan import EMBEDDED
 from vmrun.model.report import Receipt, Report, Usage
 from vmrun.model.run_record import RunRecord
@@ -53,14 +53,12 @@ def detach(workload: Workload, options: RunOptions) -> RunRecord:
             connect=workload.connect or EMBEDDED,
         )
         decision = Decision()
-        owned = True
         try:
             storage = RunStorage(workload, options.directories.volumes, note=options.note)
             plan = decide(workload, options, directory, clock, decision, storage)
             record = first_record(plan, directory.intent, detached=True)
             runs.write(record)
             write_verdict(runs, record.run_id, decision)
-            owned = False
             launch(
                 order_of(plan),
                 directory,
@@ -71,9 +69,13 @@ def detach(workload: Workload, options: RunOptions) -> RunRecord:
             )
         except VmrunError as error:
             guard.protect()
-            if owned:
+            if not directory.released:
                 undo = partial(remove_guest, directory)
                 give_up(workload, options, directory.intent, decision, error, undo)
+            else:
+                # What a supervisor that was killed has left; one that still tears down is let be.
+                with contextlib.suppress(VmrunError):
+                    reclaim_all(options.directories, options.note)
             raise
     return runs.read(record.run_id) or record
 
@@ -86,9 +88,14 @@ def write_verdict(runs: Runs, run_id: str, decision: Decision) -> None:
         "health": encode(decision.health),
     }
     path = runs.folder(run_id) / VERDICT
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(verdict, file)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(verdict, file)
+    except OSError as error:
+        raise StateError(
+            f"cannot write {path}: {error.strerror}", hint="free disk space"
+        ) from error
 
 
 def give_up(

@@ -93,6 +93,9 @@ def run(workload: Workload, options: RunOptions, streams: Streams) -> Report:
     report = _report(workload, directory, clock, outcome, receipt)
     try:
         options.memory.ended(report)
+        # Last of all: while there is a record, the next command tells of an end that nobody told.
+        if not receipt.kept:
+            Runs(options.directories.runs).remove(report.run_id)
     except VmrunError as error:
         options.on_error(error)
         options.note(f"the end of this run is not in the journal: {error.message}")
@@ -115,9 +118,9 @@ def _execute(
     wires = Wires(lambda: _connection(outcome), journal.append)
     teardown.add("ports", wires.close)
     ports = wires.reserve(plan)
-    teardown.add("record", lambda: _forget(runs, plan.run_id))
     record = replace(first_record(plan, directory.intent, detached=False), ports=ports)
     runs.write(record)
+    runs.hold(record.run_id)
     live, outcome.assertions = bring_up(
         order_of(plan),
         directory,
@@ -199,10 +202,6 @@ def _kill(container: Contained) -> tuple[Removed, ...]:
 def _close(server: Server) -> tuple[Removed, ...]:
     server.close()
     return ()
-
-
-def _forget(runs: Runs, run_id: str) -> tuple[Removed, ...]:
-    return (Removed("record", run_id, gone=runs.remove(run_id)),)
 
 
 def _tear_down(

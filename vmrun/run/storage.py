@@ -57,6 +57,7 @@ class RunStorage:
         self._store = VolumeStore(volumes, workload.tenant) if self._storage.volumes else None
         self._note = note
         self._secrets: tuple[SecretBytes, ...] = ()
+        self._secret_pages = 0
         self._copied: list[int] = []
         self._disks: GuestDisks | None = None
         self._own: tuple[Disk, ...] = ()
@@ -81,15 +82,14 @@ class RunStorage:
             measure(_source(item), data.in_pages, note=self._note)
             for item in self._storage.directories
         ]
+        self._secret_pages = sum(data.in_pages(len(secret.data)) for secret in self._secrets)
         return data.StorageFacts(
-            directory=directory,
-            copied=sum(self._copied),
-            secret=sum(data.in_pages(len(secret.data)) for secret in self._secrets),
+            directory=directory, copied=sum(self._copied), secret=self._secret_pages
         )
 
     def secrets(self) -> dict[str, bytes]:
         """The bytes of each secret by name, as :meth:`look` has read them: for the process that
-        brings them into the guest."""
+        brings them into the guest. None are left when :meth:`populate` has."""
         return {secret.name: secret.data for secret in self._secrets}
 
     def prepare(self, plan: Plan, directory: GuestDirectory, teardown: Teardown) -> None:
@@ -128,7 +128,12 @@ class RunStorage:
             gid=container.gid,
             shared=shared,
         )
-        return send(connection, command, self._archive(plan, Owner(container.uid, container.gid)))
+        try:
+            return send(
+                connection, command, self._archive(plan, Owner(container.uid, container.gid))
+            )
+        finally:
+            self._secrets = ()
 
     def _archive(self, plan: Plan, owner: Owner) -> Iterator[bytes]:
         below = data.data_directory(plan.run_id) + "/"
@@ -148,8 +153,8 @@ class RunStorage:
             written = any(not item.read_only for item in self._storage.directories)
             room = sum(self._copied) + (plan.container.limits.memory if written else 0) + MIB
             rooms.append(Room(data.copies_directory(plan.run_id), room))
-        if self._secrets:
-            room = sum(data.in_pages(len(secret.data)) for secret in self._secrets) + MIB // 4
+        if self._secret_pages:
+            room = self._secret_pages + MIB // 4
             rooms.append(Room(data.secrets_directory(plan.run_id), room, secret=True))
         return rooms
 

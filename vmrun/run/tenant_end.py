@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
-import signal
 import time
 from pathlib import Path
 
@@ -14,6 +11,7 @@ from vmrun.journal.journal import Journal
 from vmrun.model.errors import StateError, VmrunError
 from vmrun.model.report import Receipt, Removed
 from vmrun.model.tenant import DEFAULT_TENANT
+from vmrun.run.owner import ask_owner
 from vmrun.run.shares import taken
 from vmrun.run.state import Intent, StateDirectories, alive, take
 from vmrun.run.teardown import remove_guest
@@ -82,7 +80,7 @@ def _end(intent: Intent, directories: StateDirectories, timeout: float) -> tuple
         request(path, "end")
     except StateError:
         # It is only being made, or its owner does not answer: the signal means the same.
-        _ask_owner(path, intent)
+        ask_owner(path, intent.owner)
     deadline = time.monotonic() + timeout
     while any(other.run_id == intent.run_id for other in alive(directories)):
         if time.monotonic() > deadline:
@@ -97,27 +95,6 @@ def _end(intent: Intent, directories: StateDirectories, timeout: float) -> tuple
         *(Removed("leftover", item, gone=False) for item in left),
         Removed("directory", str(path), gone=not path.exists()),
     )
-
-
-def _ask_owner(path: Path, intent: Intent) -> None:
-    """Send SIGTERM to the process that holds the guest's lock, and to no other that may have its
-    number by now."""
-    with contextlib.suppress(OSError):
-        descriptor = os.pidfd_open(intent.owner)
-        try:
-            lock = os.stat(path / "owner")
-            held = Path(f"/proc/{intent.owner}/fd")
-            if any(_is_file(held / name, lock) for name in os.listdir(held)):
-                signal.pidfd_send_signal(descriptor, signal.SIGTERM)
-        finally:
-            os.close(descriptor)
-
-
-def _is_file(path: Path, other: os.stat_result) -> bool:
-    try:
-        return os.path.samestat(path.stat(), other)
-    except OSError:
-        return False
 
 
 def remove(name: str, options: TenantOptions, *, force: bool, volumes: bool) -> Receipt:

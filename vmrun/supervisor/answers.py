@@ -82,7 +82,7 @@ class Answers:
         """Begin one more run; with ``attach`` its streams follow as frames."""
         plan = decode(Plan, request.get("plan"))
         record = decode(RunRecord, request.get("record"))
-        with self._entrusted(plan.run_id, opened(request.get("secrets") or {})):
+        with self._entrusted(plan.run_id, opened(request.pop("secrets", None) or {})):
             self._begin(line, request, plan, record)
 
     def _begin(self, line: Line, request: dict[str, Any], plan: Plan, record: RunRecord) -> None:

@@ -97,6 +97,7 @@ class _Data:
         if run_id in self._secrets:
             raise StateError(f"run {run_id} is being started already", hint="see 'vmrun ps'")
         self._secrets[run_id] = secrets
+        del secrets  # whoever is attached stays here until the run has ended
         try:
             yield
         finally:
@@ -177,7 +178,7 @@ def supervise(told: Launch) -> int:
                 fate.record = services.last or fate.record
             with clock.phase("teardown"):
                 removed = teardown.run()
-                _maybe_start_over(told, directory, journal, fate, guard)
+                _maybe_start_over(told, directory, runs, journal, fate, guard)
                 receipt = Receipt((*removed, *remove_guest(directory)))
     try:
         _write_down(told, runs, journal, fate, receipt, clock)
@@ -190,7 +191,12 @@ def supervise(told: Launch) -> int:
 
 
 def _maybe_start_over(
-    told: Launch, directory: GuestDirectory, journal: Journal, fate: _Fate, guard: SignalGuard
+    told: Launch,
+    directory: GuestDirectory,
+    runs: Runs,
+    journal: Journal,
+    fate: _Fate,
+    guard: SignalGuard,
 ) -> None:
     """Start over when the guest has died and the run is to be kept running. Returns when not."""
     record = fate.record
@@ -209,6 +215,7 @@ def _maybe_start_over(
                 "guest": "anew",
             },
         )
+        runs.update(replace(record, state=RunState.RESTARTING, exit_status=None, finished=0.0))
     wanted_until = time.monotonic() + delay
     while not guard.received and time.monotonic() < wanted_until:
         time.sleep(0.05)

@@ -76,7 +76,8 @@ def populate_command(
         source = shlex.quote(bind.source)
         content = shlex.quote(contents.get(bind.source, bind.source))
         options = "ro," if bind.read_only else ""
-        options += "nosuid,nodev" if bind.executable else _STRICT
+        # A remount keeps what is not said, and a tenant's volume is mounted noexec.
+        options += "nosuid,nodev,exec" if bind.executable else _STRICT
         steps.append(f"mount -o bind {content} {source}")
         steps.append(f"mount -o remount,bind,{options} {source}")
     return "\n".join(steps)
