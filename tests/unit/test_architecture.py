@@ -86,7 +86,7 @@ ALLOWED = {
     "supervisor": {
         "model", "policy", "planning", "channel", "engine", "hypervisor", "network", "journal",
         "tenant", "vmrun.run.clock", "vmrun.run.ports", "vmrun.run.provision", "vmrun.run.signals",
-        "vmrun.run.state", "vmrun.run.storage", "vmrun.run.teardown",
+        "vmrun.run.guest_volumes", "vmrun.run.state", "vmrun.run.storage", "vmrun.run.teardown",
     },
     "cli": {
         "model", "settings", "policy", "planning", "image", "base", "host", "run", "trust", "scan",

@@ -26,7 +26,6 @@ from vmrun.model.storage import Disk, HostDirectory
 from vmrun.model.workload import Workload
 from vmrun.planning import data
 from vmrun.run.disks import GuestDisks
-from vmrun.run.guest_volumes import GuestVolumes
 from vmrun.run.ports import Connection
 from vmrun.run.state import GuestDirectory
 from vmrun.run.teardown import Teardown
@@ -44,8 +43,6 @@ from vmrun.volume.secrets import SecretBytes, check_given, read_secrets
 from vmrun.volume.store import VolumeStore
 from vmrun.volume.undumped import leave_no_core_dump
 from vmrun.volume.unpack import Unpacker
-
-__all__ = ["GuestVolumes", "RunStorage"]
 
 
 class RunStorage:

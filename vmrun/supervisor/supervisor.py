@@ -18,9 +18,10 @@ from vmrun.model.plan import Plan
 from vmrun.model.report import Assertion, Receipt
 from vmrun.model.run_record import RunRecord, RunState
 from vmrun.run.clock import PhaseClock
+from vmrun.run.guest_volumes import GuestVolumes
 from vmrun.run.signals import SignalGuard, signal_guard
 from vmrun.run.state import GuestDirectory, inherited
-from vmrun.run.storage import GuestVolumes, RunStorage
+from vmrun.run.storage import RunStorage
 from vmrun.run.teardown import Teardown, remove_guest
 from vmrun.supervisor.again import delay_after, start_over
 from vmrun.supervisor.answers import Answers
