@@ -17,6 +17,8 @@ from vmrun.model.errors import UsageError
 from vmrun.model.network import NetworkPlan
 
 PREFIX = 24
+MOST_PORTS = 61
+"""How many ports the transparent path of one network can take (guest contract, "Wire")."""
 _BASE = "10.88"
 _SUBNETS = range(1, 256)
 _HOSTS = range(2, 255)
@@ -72,6 +74,13 @@ def _layout(project: Project, network: Network, subnet: int) -> Layout:
     numbers = _numbers(
         [service.name for service in services], list(_HOSTS), f"services on {network.name!r}"
     )
+    listen = sorted({port for item in services for rule in item.allow for port in rule.ports})
+    if len(listen) > MOST_PORTS:
+        raise UsageError(
+            f"services on {network.name!r} allow {len(listen)} different ports;"
+            f" {MOST_PORTS} are possible",
+            hint="allow fewer, or put services on networks of their own",
+        )
     addresses = {name: f"{_BASE}.{subnet}.{number}" for name, number in numbers.items()}
     return Layout(
         network=network,
@@ -81,9 +90,7 @@ def _layout(project: Project, network: Network, subnet: int) -> Layout:
         names=tuple(
             (name, addresses[service.name]) for service in services for name in _names(service)
         ),
-        listen=tuple(
-            sorted({port for item in services for rule in item.allow for port in rule.ports})
-        ),
+        listen=tuple(listen),
     )
 
 
