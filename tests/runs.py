@@ -13,7 +13,8 @@ from typing import Any
 
 from vmrun.model.report import Receipt
 from vmrun.model.run_record import RunRecord, RunState
-from vmrun.run.state import GuestDirectory, StateDirectories, claim
+from vmrun.run.directories import StateDirectories
+from vmrun.run.state import GuestDirectory, claim
 from vmrun.supervisor.protocol import SOCKET, Line
 from vmrun.supervisor.records import Runs
 from vmrun.supervisor.server import Server

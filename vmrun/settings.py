@@ -16,7 +16,7 @@ from vmrun.model.errors import SettingsError
 from vmrun.model.trust import TrustFiles
 from vmrun.model.workload import EngineName, ProfileName
 from vmrun.policy.profiles import PROFILES
-from vmrun.run.state import StateDirectories
+from vmrun.run.directories import StateDirectories
 
 SITE_FILE = Path("/etc/vmrun/config.toml")
 SYSTEM_STATE = Path("/var/lib/vmrun")

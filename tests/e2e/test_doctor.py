@@ -19,7 +19,8 @@ from vmrun.base.store import find_base
 from vmrun.host.accelerator import obstacle
 from vmrun.model.base import Flavour
 from vmrun.model.errors import BaseError
-from vmrun.run.state import StateDirectories, claim
+from vmrun.run.directories import StateDirectories
+from vmrun.run.state import claim
 from vmrun.settings import load_settings
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from tests.conftest import REPOSITORY, Result, leftovers
 from tests.volumes import quick_volume
-from vmrun.run.state import Intent, alive
+from vmrun.run.intent import Intent
+from vmrun.run.state import alive
 from vmrun.settings import load_settings
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(400)]

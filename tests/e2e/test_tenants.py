@@ -19,7 +19,8 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.faults.inventory import of_guests
-from vmrun.run.state import StateDirectories, alive
+from vmrun.run.directories import StateDirectories
+from vmrun.run.state import alive
 from vmrun.settings import load_settings
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(400)]

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from vmrun.model.errors import StateError
-from vmrun.run.state import StateDirectories
+from vmrun.run.directories import StateDirectories
 from vmrun.supervisor.records import RUN_ID, Runs
 
 _PROC = Path("/proc")

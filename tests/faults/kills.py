@@ -22,8 +22,8 @@ _STATE = "vmrun.run.state"
 _REMAINS = "vmrun.hypervisor.remains:remove_remains"
 _MADE = "vmrun.hypervisor.guest:Hypervisor.create"
 BETWEEN_IN_COMMAND = (
-    ("claimed, no intent yet", f"{_STATE}:_write_intent:before"),
-    ("intent written", f"{_STATE}:_write_intent:after"),
+    ("claimed, no intent yet", f"{_STATE}:write_intent:before"),
+    ("intent written", f"{_STATE}:write_intent:after"),
     ("journal has the start", "vmrun.journal.journal:Journal.append:after:run.start"),
     ("record half made", "vmrun.supervisor.records:Runs._write:before"),
     ("record made", "vmrun.supervisor.records:Runs.write:after"),

@@ -23,7 +23,9 @@ from vmrun.journal.entry import Entry
 from vmrun.journal.journal import Journal
 from vmrun.model.errors import VmrunError
 from vmrun.model.run_record import RunRecord
-from vmrun.run.state import Intent, StateDirectories, alive
+from vmrun.run.directories import StateDirectories
+from vmrun.run.intent import Intent
+from vmrun.run.state import alive
 from vmrun.settings import load_settings
 from vmrun.supervisor.client import ask, dial
 from vmrun.supervisor.protocol import Kind

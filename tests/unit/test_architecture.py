@@ -78,15 +78,16 @@ ALLOWED = {
     "engine": {"model", "planning", "vmrun.run.ports"},
     "hypervisor": {"model", "planning", "channel", "vmrun.host.lock"},
     "host": {"model", "planning", "base", "hypervisor"},
-    "settings": {"model", "policy", "vmrun.run.state"},
+    "settings": {"model", "policy", "vmrun.run.directories"},
     "run": {
         "model", "policy", "planning", "image", "base", "channel", "engine", "hypervisor", "host",
         "trust", "scan", "journal", "network", "volume", "tenant", "compose", "supervisor",
     },
     "supervisor": {
         "model", "policy", "planning", "channel", "engine", "hypervisor", "network", "journal",
-        "tenant", "vmrun.run.clock", "vmrun.run.ports", "vmrun.run.provision", "vmrun.run.signals",
-        "vmrun.run.guest_volumes", "vmrun.run.state", "vmrun.run.storage", "vmrun.run.teardown",
+        "tenant", "vmrun.run.clock", "vmrun.run.containers", "vmrun.run.directories",
+        "vmrun.run.guest_volumes", "vmrun.run.ports", "vmrun.run.provision", "vmrun.run.signals",
+        "vmrun.run.state", "vmrun.run.storage", "vmrun.run.teardown",
     },
     "cli": {
         "model", "settings", "policy", "planning", "image", "base", "host", "run", "trust", "scan",

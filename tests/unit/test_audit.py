@@ -26,8 +26,9 @@ from vmrun.model.record import SeenAs
 from vmrun.model.report import Receipt, Report, Usage
 from vmrun.model.trust import Claim, SignatureFormat, Trust, TrustFiles
 from vmrun.run import audit
+from vmrun.run.directories import StateDirectories
 from vmrun.run.remember import Memory
-from vmrun.run.state import StateDirectories, alive
+from vmrun.run.state import alive
 from vmrun.trust.ledger import Ledger, LedgerEntry
 
 __all__ = ["directories"]

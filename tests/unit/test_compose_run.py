@@ -17,7 +17,7 @@ from vmrun.model.run_record import Health, RunRecord, RunState
 from vmrun.model.workload import Workload
 from vmrun.policy.egress import parse_allow
 from vmrun.run.compose import Runner, check_volumes, down, up
-from vmrun.run.state import StateDirectories
+from vmrun.run.directories import StateDirectories
 
 SHOP = """
 services:

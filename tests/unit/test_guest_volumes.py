@@ -31,7 +31,8 @@ from vmrun.planning.data import (
     shared_volumes,
     volume_serial,
 )
-from vmrun.run.state import GuestDirectory, StateDirectories, claim
+from vmrun.run.directories import StateDirectories
+from vmrun.run.state import GuestDirectory, claim
 from vmrun.run.storage import GuestVolumes, RunStorage
 from vmrun.run.teardown import Teardown
 from vmrun.supervisor.answers import Answers, Living

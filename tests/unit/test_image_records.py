@@ -26,7 +26,7 @@ from vmrun.model.image import Descriptor
 from vmrun.model.record import Checkup, ImageRecord, PushedBy, SeenAs
 from vmrun.model.scan import Verdict
 from vmrun.model.trust import Claim, SignatureFormat
-from vmrun.run.state import StateDirectories
+from vmrun.run.directories import StateDirectories
 
 __all__ = ["directories"]
 

@@ -19,7 +19,7 @@ from tests.unit.test_audit import call
 from tests.unit.test_state import directories
 from vmrun.journal.journal import Journal
 from vmrun.model.errors import StateError, TrustError, UsageError
-from vmrun.run.state import StateDirectories
+from vmrun.run.directories import StateDirectories
 from vmrun.trust.checkpoint import (
     LARGEST,
     PAYLOAD_TYPE,

@@ -18,7 +18,7 @@ from vmrun.cli.options import NAMES, RawOptions, make_workload
 from vmrun.model.errors import UsageError, VmrunError
 from vmrun.model.quantity import format_size, parse_duration, parse_size
 from vmrun.model.workload import EngineName, ProfileName, TmpfsMount, Workload
-from vmrun.run.state import StateDirectories
+from vmrun.run.directories import StateDirectories
 from vmrun.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from vmrun.model.errors import NameInUse, StateError
-from vmrun.run.state import GuestDirectory, StateDirectories, alive, claim, find, orphans, take
+from vmrun.run.directories import StateDirectories
+from vmrun.run.state import GuestDirectory, alive, claim, find, orphans, take
 
 FORK = multiprocessing.get_context("fork")
 

@@ -26,18 +26,16 @@ from vmrun.model.tenant import Quota, Share, Tenant
 from vmrun.model.workload import EngineName, Limits
 from vmrun.planning.data import plan_tenant_disks, shared_volumes
 from vmrun.planning.share import share_of
-from vmrun.run.shares import Shares, taken
-from vmrun.run.state import (
+from vmrun.run.containers import (
     ContainerDirectory,
-    GuestDirectory,
-    Intent,
-    StateDirectories,
-    alive,
-    claim,
     claim_container,
     hold_container,
     sweep_containers,
 )
+from vmrun.run.directories import StateDirectories
+from vmrun.run.intent import Intent
+from vmrun.run.shares import Shares, taken
+from vmrun.run.state import GuestDirectory, alive, claim
 from vmrun.supervisor.records import Runs
 from vmrun.supervisor.service import Surroundings
 from vmrun.supervisor.services import Services

@@ -18,7 +18,7 @@ from vmrun.model.quantity import MIB
 from vmrun.model.tenant import Quota, Tenant, checked_tenant
 from vmrun.model.wire import dumps
 from vmrun.model.workload import EngineName, ProfileName
-from vmrun.run.state import StateDirectories
+from vmrun.run.directories import StateDirectories
 from vmrun.tenant.store import TenantStore
 
 QUOTA = Quota(2.0, 512 * MIB, 1 << 30, 4)

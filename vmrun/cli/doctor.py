@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vmrun.host.checks.facts import State
     from vmrun.model.base import Base
     from vmrun.model.diagnosis import Examination
-    from vmrun.run.state import StateDirectories
+    from vmrun.run.directories import StateDirectories
 
 _COLOURS = {"ok": "\x1b[32m", "advice": "\x1b[33m", "fault": "\x1b[31m"}
 _OFF = "\x1b[0m"

@@ -18,7 +18,7 @@ from vmrun.settings import load_settings
 
 if TYPE_CHECKING:
     from vmrun.model.run_record import RunRecord
-    from vmrun.run.state import StateDirectories
+    from vmrun.run.directories import StateDirectories
     from vmrun.run.survey import Seen
     from vmrun.supervisor.records import Runs
 

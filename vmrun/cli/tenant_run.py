@@ -12,7 +12,8 @@ from vmrun.cli.output import print_json
 from vmrun.model.tenant import DEFAULT_TENANT, Tenant, checked_tenant
 from vmrun.model.workload import EngineName, Workload
 from vmrun.policy.profiles import PROFILES
-from vmrun.run.state import GuestDirectory, StateDirectories
+from vmrun.run.directories import StateDirectories
+from vmrun.run.state import GuestDirectory
 from vmrun.settings import Settings
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from vmrun.settings import load_settings
 
 if TYPE_CHECKING:
     from vmrun.model.storage import Volume
-    from vmrun.run.state import StateDirectories
+    from vmrun.run.directories import StateDirectories
 
 app = typer.Typer(
     help="Encrypted volumes that outlive guests.",

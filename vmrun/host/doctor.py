@@ -42,7 +42,7 @@ Try = Callable[[Base], Verdict]
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where to look: the state directory's parts (see :mod:`vmrun.run.state`)."""
+    """Where to look: the state directory's parts (see :mod:`vmrun.run.directories`)."""
 
     guests: Path
     cache: Path

@@ -21,9 +21,10 @@ from vmrun.model.quantity import MIB
 from vmrun.planning.domain_xml import Sockets, domain_xml
 from vmrun.planning.memory import plan_memory
 from vmrun.planning.planner import RunIdentity, plan_guest
+from vmrun.run.directories import StateDirectories
 from vmrun.run.provision import create_guest, wait_for_hello
 from vmrun.run.signals import SignalGuard, signal_guard
-from vmrun.run.state import StateDirectories, claim
+from vmrun.run.state import claim
 from vmrun.run.teardown import Teardown, remove_guest
 
 TRIAL_DEADLINE = 15.0

@@ -9,7 +9,9 @@ from vmrun.model.digest import Digest
 from vmrun.model.errors import ImageError, StateError
 from vmrun.model.image import ImageDigests
 from vmrun.model.trust import TrustFiles
-from vmrun.run.state import Intent, StateDirectories, alive
+from vmrun.run.directories import StateDirectories
+from vmrun.run.intent import Intent
+from vmrun.run.state import alive
 from vmrun.trust.decision import revoked
 from vmrun.trust.files import load_layers
 

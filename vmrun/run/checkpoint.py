@@ -11,7 +11,7 @@ from pathlib import Path
 from vmrun.journal.journal import Head, Journal
 from vmrun.model.errors import StateError, TrustError
 from vmrun.model.record import as_text
-from vmrun.run.state import StateDirectories
+from vmrun.run.directories import StateDirectories
 from vmrun.trust.checkpoint import LARGEST, Checkpoint, read_checkpoint, sign_checkpoint
 from vmrun.trust.keys import PrivateKey, PublicKey
 from vmrun.trust.signing import rfc3339

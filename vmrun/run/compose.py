@@ -20,7 +20,7 @@ from vmrun.model.run_record import Health, RunRecord, RunState
 from vmrun.model.wire import dumps
 from vmrun.model.workload import Workload
 from vmrun.planning.data import made_later, volume_serial
-from vmrun.run.state import StateDirectories
+from vmrun.run.directories import StateDirectories
 from vmrun.run.tenant import guest_of, shared_guest
 from vmrun.volume.store import VolumeStore, create_words
 

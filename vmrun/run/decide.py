@@ -23,10 +23,11 @@ from vmrun.policy.admission import admit
 from vmrun.policy.chain import chain
 from vmrun.run.accelerator import host_facts
 from vmrun.run.clock import PhaseClock
+from vmrun.run.directories import StateDirectories
 from vmrun.run.health import must_be_healthy, summary
 from vmrun.run.images import ImageOptions, find, verify
 from vmrun.run.remember import Memory
-from vmrun.run.state import GuestDirectory, StateDirectories
+from vmrun.run.state import GuestDirectory
 from vmrun.run.storage import RunStorage
 from vmrun.supervisor.live import GuestOrder
 

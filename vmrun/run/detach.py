@@ -15,10 +15,11 @@ from vmrun.model.wire import encode
 from vmrun.model.workload import Workload
 from vmrun.run.clock import PhaseClock
 from vmrun.run.decide import Decision, RunOptions, decide
+from vmrun.run.intent import Intent
 from vmrun.run.reclaim import reclaim_all
 from vmrun.run.record import first_record
 from vmrun.run.signals import signal_guard
-from vmrun.run.state import Intent, claim
+from vmrun.run.state import claim
 from vmrun.run.storage import RunStorage
 from vmrun.run.teardown import Teardown, Undo, remove_guest
 from vmrun.supervisor.launch import OwnRun, launch

@@ -12,8 +12,8 @@ from vmrun.model.scan import BillOfHealth, Verdict
 from vmrun.policy.scan_gate import VexStatement, judge
 from vmrun.policy.signature_policy import Signed
 from vmrun.policy.trust_rules import ScanGate, combine_gates
+from vmrun.run.directories import StateDirectories
 from vmrun.run.images import ImageOptions, artifacts
-from vmrun.run.state import StateDirectories
 from vmrun.trust.attestations import VULNERABILITIES, attestations
 from vmrun.trust.decision import unusable
 from vmrun.trust.files import TrustLayer, load_key

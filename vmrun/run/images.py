@@ -25,7 +25,7 @@ from vmrun.model.trust import Trust, TrustFiles
 from vmrun.policy.scopes import covers
 from vmrun.policy.signature_policy import Signed
 from vmrun.policy.trust_rules import CatalogueRule
-from vmrun.run.state import StateDirectories
+from vmrun.run.directories import StateDirectories
 from vmrun.trust.decision import Subject, decide, record
 from vmrun.trust.files import TrustLayer, load_layers, read_root
 from vmrun.trust.ledger import Ledger

@@ -12,8 +12,9 @@ from vmrun.journal.journal import Journal
 from vmrun.model.errors import StateError
 from vmrun.model.report import Receipt, Removed
 from vmrun.model.run_record import RunRecord
+from vmrun.run.directories import StateDirectories
 from vmrun.run.reclaim import is_settled, reclaim_all
-from vmrun.run.state import StateDirectories, alive, find
+from vmrun.run.state import alive, find
 from vmrun.supervisor.records import RUN_ID, Runs
 
 _OLD = 60.0

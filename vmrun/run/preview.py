@@ -13,9 +13,9 @@ from vmrun.planning.domain_xml import Sockets, domain_xml, guest_metadata
 from vmrun.planning.planner import RunIdentity, make_plan
 from vmrun.policy.admission import admit
 from vmrun.run.accelerator import host_facts
+from vmrun.run.directories import StateDirectories
 from vmrun.run.health import must_be_healthy
 from vmrun.run.images import ImageOptions, find_briefly, verify
-from vmrun.run.state import StateDirectories
 from vmrun.run.storage import RunStorage
 
 _IDENTITY = RunIdentity(run_id="000000000000", uuid="00000000-0000-4000-8000-000000000000", slot=0)

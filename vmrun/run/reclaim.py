@@ -12,7 +12,8 @@ from vmrun.journal.journal import Journal
 from vmrun.model.errors import StateError
 from vmrun.model.report import Receipt
 from vmrun.model.run_record import RunRecord, RunState
-from vmrun.run.state import StateDirectories, alive
+from vmrun.run.directories import StateDirectories
+from vmrun.run.state import alive
 from vmrun.run.teardown import reclaim
 from vmrun.supervisor.records import Runs
 

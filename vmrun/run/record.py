@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vmrun.model.plan import Plan
 from vmrun.model.run_record import RunRecord, RunState
-from vmrun.run.state import Intent
+from vmrun.run.intent import Intent
 
 
 def first_record(plan: Plan, intent: Intent, *, guest: str = "", detached: bool) -> RunRecord:

@@ -19,7 +19,7 @@ from vmrun.model.record import Checkup, ImageRecord, PushedBy, SeenAs
 from vmrun.model.report import Report
 from vmrun.model.scan import BillOfHealth
 from vmrun.model.trust import Trust
-from vmrun.run.state import StateDirectories
+from vmrun.run.directories import StateDirectories
 
 if TYPE_CHECKING:
     from vmrun.image.registry.push import Pushed

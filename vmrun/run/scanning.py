@@ -10,11 +10,11 @@ from vmrun.model.image import Image, Reference
 from vmrun.model.scan import BillOfHealth, Scan
 from vmrun.policy.scan_gate import judge
 from vmrun.policy.trust_rules import ScanGate
+from vmrun.run.directories import StateDirectories
 from vmrun.run.health import vex_of
 from vmrun.run.images import ImageOptions, absolute, artifacts, find_briefly
 from vmrun.run.remember import Memory
 from vmrun.run.signing import attachable, signed_name
-from vmrun.run.state import StateDirectories
 from vmrun.scan.bill import vulnerability_predicate
 from vmrun.scan.catalogue.read import catalogue
 from vmrun.scan.cyclonedx import cyclonedx

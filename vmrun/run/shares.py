@@ -6,7 +6,9 @@ from vmrun.model.plan import Plan
 from vmrun.model.tenant import Taken, Tenant
 from vmrun.planning.share import share_of
 from vmrun.policy.quota import check_container, check_disk, check_guest, check_own_guest
-from vmrun.run.state import GuestDirectory, Intent, StateDirectories, alive
+from vmrun.run.directories import StateDirectories
+from vmrun.run.intent import Intent
+from vmrun.run.state import GuestDirectory, alive
 from vmrun.tenant.store import TenantStore
 from vmrun.volume.store import VolumeStore
 

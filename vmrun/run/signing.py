@@ -12,8 +12,8 @@ from vmrun.model.errors import ImageError, UsageError
 from vmrun.model.image import Descriptor, Reference, Transport
 from vmrun.model.trust import SignatureFormat
 from vmrun.policy.identity import DockerName
+from vmrun.run.directories import StateDirectories
 from vmrun.run.images import ImageOptions, absolute, artifacts, find_briefly
-from vmrun.run.state import StateDirectories
 from vmrun.trust.keys import PrivateKey
 from vmrun.trust.signing import sign_image
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from vmrun.model.errors import StateError
 from vmrun.model.run_record import RunRecord, RunState
-from vmrun.run.state import Intent, StateDirectories, alive
+from vmrun.run.directories import StateDirectories
+from vmrun.run.intent import Intent
+from vmrun.run.state import alive
 from vmrun.supervisor.records import Runs
 
 

@@ -12,7 +12,9 @@ from vmrun.hypervisor.remains import remains, remove_remains
 from vmrun.model.errors import HypervisorError, VmrunError
 from vmrun.model.plan import EMBEDDED
 from vmrun.model.report import Receipt, Removed
-from vmrun.run.state import GuestDirectory, Intent, StateDirectories, orphans
+from vmrun.run.directories import StateDirectories
+from vmrun.run.intent import Intent
+from vmrun.run.state import GuestDirectory, orphans
 
 _KEYS = ("key", "known_hosts")
 

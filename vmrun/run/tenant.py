@@ -22,10 +22,12 @@ from vmrun.planning.planner import TENANT_SSH_PORTS, RunIdentity, check_room, pl
 from vmrun.policy.quota import check_guest
 from vmrun.run.accelerator import host_facts
 from vmrun.run.clock import PhaseClock
+from vmrun.run.directories import StateDirectories
+from vmrun.run.intent import Intent
 from vmrun.run.reclaim import reclaim_all
 from vmrun.run.shares import taken
 from vmrun.run.signals import signal_guard
-from vmrun.run.state import GuestDirectory, Intent, StateDirectories, alive, claim
+from vmrun.run.state import GuestDirectory, alive, claim
 from vmrun.run.teardown import remove_guest
 from vmrun.supervisor.launch import launch
 from vmrun.supervisor.live import GuestOrder

@@ -11,9 +11,11 @@ from vmrun.journal.journal import Journal
 from vmrun.model.errors import StateError, VmrunError
 from vmrun.model.report import Receipt, Removed
 from vmrun.model.tenant import DEFAULT_TENANT
+from vmrun.run.directories import StateDirectories
+from vmrun.run.intent import Intent
 from vmrun.run.owner import ask_owner
 from vmrun.run.shares import taken
-from vmrun.run.state import Intent, StateDirectories, alive, take
+from vmrun.run.state import alive, take
 from vmrun.run.teardown import remove_guest
 from vmrun.run.tenant import TenantOptions, shared_guest
 from vmrun.supervisor.client import request

@@ -21,20 +21,16 @@ from vmrun.model.tenant import Tenant
 from vmrun.model.wire import encode
 from vmrun.model.workload import Workload
 from vmrun.run.clock import PhaseClock
+from vmrun.run.containers import ContainerDirectory, claim_container
 from vmrun.run.decide import Decision, RunOptions, decide
 from vmrun.run.detach import give_up, write_verdict
+from vmrun.run.directories import StateDirectories
+from vmrun.run.intent import Intent
 from vmrun.run.reclaim import reclaim_all
 from vmrun.run.record import first_record
 from vmrun.run.shares import Shares
 from vmrun.run.signals import signal_guard
-from vmrun.run.state import (
-    ContainerDirectory,
-    Intent,
-    StateDirectories,
-    alive,
-    checked_name,
-    claim_container,
-)
+from vmrun.run.state import alive, checked_name
 from vmrun.run.storage import RunStorage
 from vmrun.run.tenant import TenantGuest, guest_of
 from vmrun.supervisor.client import ask, dial, request

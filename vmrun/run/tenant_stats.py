@@ -8,7 +8,7 @@ from vmrun.model.errors import VmrunError
 from vmrun.model.run_record import RunRecord
 from vmrun.model.stats import Stats
 from vmrun.model.wire import decode
-from vmrun.run.state import StateDirectories
+from vmrun.run.directories import StateDirectories
 from vmrun.run.tenant import guest_of
 from vmrun.supervisor.client import request
 from vmrun.supervisor.records import Runs

@@ -21,7 +21,8 @@ from vmrun.model.image import FileTree
 from vmrun.model.plan import Plan
 from vmrun.model.run_record import RunRecord
 from vmrun.model.wire import dumps
-from vmrun.run.state import GuestDirectory, StateDirectories
+from vmrun.run.directories import StateDirectories
+from vmrun.run.state import GuestDirectory
 from vmrun.supervisor.live import GuestOrder
 from vmrun.supervisor.protocol import failure, raised
 

@@ -20,8 +20,9 @@ from vmrun.model.report import Assertion, Removed
 from vmrun.planning.domain_xml import Sockets, domain_xml, guest_metadata
 from vmrun.policy.confinement import check_qemu, failed
 from vmrun.run.clock import PhaseClock
+from vmrun.run.directories import StateDirectories
 from vmrun.run.provision import Provisioned, boot_failure, create_guest, wait_for_hello
-from vmrun.run.state import GuestDirectory, StateDirectories
+from vmrun.run.state import GuestDirectory
 from vmrun.run.teardown import Teardown
 
 _IDENTIFY_TIMEOUT = 60.0

@@ -10,8 +10,8 @@ from vmrun.model.errors import NameInUse, StateError, VmrunError
 from vmrun.model.plan import Plan
 from vmrun.model.run_record import RunRecord
 from vmrun.model.signals import TERM, signal_number
+from vmrun.run.containers import ContainerDirectory, hold_container, sweep_containers
 from vmrun.run.ports import Streams
-from vmrun.run.state import ContainerDirectory, hold_container, sweep_containers
 from vmrun.supervisor.contained import Contained
 from vmrun.supervisor.live import LiveGuest
 from vmrun.supervisor.records import Runs
