@@ -707,7 +707,9 @@ def test_every_decision_is_in_the_journal_and_nothing_secret(web: Service) -> No
         ("direct", SITE, "443"), ("http", SITE, str(BULK_PORT)),
     }  # fmt: skip
     assert {e["via"] for e in denied} >= {"http", "direct", "dns"}
-    assert [e for e in denied if e["reason"] == "many others" and int(e["repeated"]) > 500]
+    # The flood's queries, as far as they were not dropped: 500 a second are looked at.
+    many = [e for e in denied if e["reason"] == "many others"]
+    assert sum(int(e["repeated"]) for e in many) > 200
     assert {e["container"] for e in (*allowed, *denied)} == {ADDRESS}
     assert all(e["run"] == web.run_id for e in (*allowed, *denied))
     fields = {"run", "container", "via", "name", "address", "port", "reason", "repeated"}

@@ -61,7 +61,7 @@ def test_dm_verity_stops_a_guest_whose_root_was_changed(copy: Base) -> None:
     for block in range(copy.verity.data_blocks):
         flip(copy.root, block * 4096 + 17)
     program = (
-        "import sys, vmrun.run.pipeline as p\n"
+        "import sys, vmrun.run.decide as p\n"
         "p.verify_base = lambda base: None\n"
         "from vmrun.cli.main import main\n"
         "main()\n"

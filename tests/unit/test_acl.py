@@ -31,8 +31,12 @@ def can_walk(path: Path, uid: int, *, gid: int | None = None) -> bool:
 @pytest.fixture
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("acl")
-    for parent in (base, base.parent, base.parent.parent):
-        parent.chmod(0o711)
+    # Up to the folder that all of pytest's are in, however many there are between.
+    for parent in (base, *base.parents):
+        if parent.name.startswith("pytest-of-") or any(
+            above.name.startswith("pytest-of-") for above in parent.parents
+        ):
+            parent.chmod(0o711)
     made = base / "guest"
     made.mkdir(mode=0o711)
     (made / "file").touch()

@@ -32,8 +32,9 @@ from vmrun.planning.data import (
     volume_serial,
 )
 from vmrun.run.directories import StateDirectories
+from vmrun.run.guest_volumes import GuestVolumes
 from vmrun.run.state import GuestDirectory, claim
-from vmrun.run.storage import GuestVolumes, RunStorage
+from vmrun.run.storage import RunStorage
 from vmrun.run.teardown import Teardown
 from vmrun.supervisor.answers import Answers, Living
 from vmrun.supervisor.protocol import Line

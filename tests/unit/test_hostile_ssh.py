@@ -558,19 +558,17 @@ def test_new_keys_in_the_middle(relay, monkeypatch: pytest.MonkeyPatch) -> None:
     _, connection = relay(Guest)
     session = connection._transport.session_id
     process = connection.execute("cat")
-    data = os.urandom(6 * MIB)
-
-    def send() -> None:
+    # Piece by piece: where both ends are paramiko, each can wait for the other to read.
+    for _ in range(6 * MIB // 65536):
+        data, back = os.urandom(65536), b""
         process.write(data)
-        process.close_stdin()
-
-    thread = threading.Thread(target=send, daemon=True)
-    thread.start()
-    back = bytearray()
-    while piece := process.read(65536):
-        back += piece
-    thread.join(10)
-    assert bytes(back) == data
+        while len(back) < len(data):
+            piece = process.read(len(data) - len(back))
+            assert piece
+            back += piece
+        assert back == data
+    process.close_stdin()
+    assert process.read(1) == b""
     assert process.wait(10) == 0
     assert connection._transport.session_id == session
     assert session != connection._transport.H, "there were no new keys"
