@@ -190,4 +190,6 @@ class StartReport:
         try:
             os.write(self._descriptor, json.dumps(message).encode() + b"\n")
         except OSError as error:
+            # Once is enough: what follows is the teardown, which must go on.
+            self.close()
             raise Interrupted("the command that started this guest has died") from error

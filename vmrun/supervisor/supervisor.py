@@ -5,26 +5,21 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
-from vmrun.channel.ssh import SshConnection
 from vmrun.journal.journal import Journal
 from vmrun.model.errors import ChannelError, GuestError, Interrupted, StateError, VmrunError
 from vmrun.model.plan import Plan
 from vmrun.model.report import Assertion, Receipt
 from vmrun.model.run_record import RunRecord, RunState
 from vmrun.run.clock import PhaseClock
-from vmrun.run.guest_volumes import GuestVolumes
 from vmrun.run.signals import SignalGuard, signal_guard
 from vmrun.run.state import GuestDirectory, inherited
-from vmrun.run.storage import RunStorage
 from vmrun.run.teardown import Teardown, remove_guest
 from vmrun.supervisor.again import delay_after, start_over
 from vmrun.supervisor.answers import Answers
+from vmrun.supervisor.data import GuestData, note
 from vmrun.supervisor.launch import Launch, StartReport
 from vmrun.supervisor.live import LiveGuest, bring_up
 from vmrun.supervisor.protocol import SOCKET
@@ -47,86 +42,6 @@ class _Fate:
     started: bool = False
 
 
-class _Data:
-    """The data of the run that the guest lives for, and the ports that it publishes. In a tenant's
-    guest, its named volumes, and the data of each run, from its start to its end."""
-
-    def __init__(
-        self,
-        told: Launch,
-        directory: GuestDirectory,
-        teardown: Teardown,
-        wires: Wires,
-        fate: _Fate,
-    ) -> None:
-        self._directory = directory
-        self._teardown = teardown
-        self._fate = fate
-        self._storage: RunStorage | None = None
-        self._plan: Plan | None = None
-        self._place = told.directories.volumes
-        self._shared: dict[str, RunStorage] = {}
-        self._secrets: dict[str, Mapping[str, bytes]] = {}
-        tenant = directory.intent.tenant
-        self._volumes = GuestVolumes(told.order.plan, tenant, self._place, note=_note)
-        if told.own is None:
-            return
-        self._plan = told.own.plan
-        fate.record = replace(told.own.record, ports=wires.reserve(self._plan))
-        self._storage = RunStorage(self._plan.workload, self._place, note=_note)
-        self._storage.look(directory.path)
-
-    def prepare(self) -> None:
-        """Make what the guest needs on the host before it is made itself."""
-        if self._storage is not None and self._plan is not None:
-            self._storage.prepare(self._plan, self._directory, self._teardown)
-        else:
-            self._volumes.prepare(self._directory, self._teardown)
-
-    def unlocked(self) -> AbstractContextManager[None]:
-        """See :meth:`RunStorage.unlocked`."""
-        return (self._storage or self._volumes).unlocked()
-
-    def mount(self) -> None:
-        """Mount the volumes of a tenant's guest, which is up."""
-        self._volumes.mount(self._live().connection(), self._teardown)
-
-    @contextlib.contextmanager
-    def entrusted(self, run_id: str, secrets: Mapping[str, bytes]) -> Iterator[None]:
-        """Keep the bytes of the secrets of a run in a tenant's guest until it takes them, or is
-        not started after all."""
-        if run_id in self._secrets:
-            raise StateError(f"run {run_id} is being started already", hint="see 'vmrun ps'")
-        self._secrets[run_id] = secrets
-        del secrets  # whoever is attached stays here until the run has ended
-        try:
-            yield
-        finally:
-            self._secrets.pop(run_id, None)
-
-    def populate(self, plan: Plan) -> None:
-        """Bring a run's data into the guest."""
-        if self._storage is not None:
-            self._storage.populate(plan, self._live().connection(), self._teardown)
-            return
-        storage = RunStorage(plan.workload, self._place, note=_note)
-        storage.look(self._directory.path, given=self._secrets.pop(plan.run_id, {}))
-        self._shared[plan.run_id] = storage
-        # Nothing to undo on the host; in the guest it is undone by collecting.
-        storage.populate(plan, self._live().connection(), Teardown())
-
-    def collect(self, plan: Plan) -> None:
-        """Take it back."""
-        storage = self._storage or self._shared.pop(plan.run_id, None)
-        if storage is not None:
-            storage.collect(plan, self._live().connection())
-
-    def _live(self) -> LiveGuest:
-        if self._fate.live is None:
-            raise ChannelError("the guest is not up yet")
-        return self._fate.live
-
-
 def supervise(told: Launch) -> int:
     """Own the guest until it ends; returns the process's exit status."""
     directory = inherited(told.directories, told.guest, told.lock)
@@ -143,9 +58,11 @@ def supervise(told: Launch) -> int:
     services: Services | None = None
     with signal_guard() as guard:
         try:
-            wires = Wires(lambda: _connection(fate), journal.append)
+            wires = Wires(lambda: _live(fate).connection(1), journal.append)
             teardown.add("ports", wires.close)
-            data = _Data(told, directory, teardown, wires, fate)
+            if own is not None:
+                fate.record = replace(own.record, ports=wires.reserve(own.plan))
+            data = GuestData(told, directory, teardown, live=lambda: _live(fate))
             live, assertions = bring_up(
                 told.order,
                 directory,
@@ -185,7 +102,7 @@ def supervise(told: Launch) -> int:
         _write_down(told, runs, journal, fate, receipt, clock)
     except StateError as error:
         # Its record says so by having no receipt: the next command writes the last word.
-        _note(f"the end of this run is not written down: {error.message}")
+        note(f"the end of this run is not written down: {error.message}")
     if fate.error is not None and not fate.started:
         report.failed(fate.error)
     return 0 if receipt.clean else 1
@@ -263,15 +180,10 @@ def _must_live(live: LiveGuest) -> None:
         raise GuestError("the guest ended by itself", details=live.console_tail())
 
 
-def _connection(fate: _Fate) -> SshConnection:
+def _live(fate: _Fate) -> LiveGuest:
     if fate.live is None:
         raise ChannelError("the guest is not up yet")
-    return fate.live.connection(1)
-
-
-def _note(text: str) -> None:
-    """For whoever reads the supervisor's log."""
-    print(f"vmrun: {text}", file=sys.stderr, flush=True)
+    return fate.live
 
 
 def _close(server: Server) -> tuple[()]:
