@@ -41,6 +41,10 @@ PYTEST ?=
 # of its own. A guest of the tests takes half a gigabyte, and under emulation a whole processor.
 JOBS ?= 2
 SPREAD := --numprocesses $(JOBS) --dist loadfile
+# What has failed beside others is asked once more, alone: what fails then has failed. Anything but
+# failed tests, such as a file that cannot be imported, fails at once.
+ALONE = { [ $$? -eq 1 ] && printf '==> %s\n' 'test: those that have failed, once more and alone' \
+	&& $(BIN)/pytest --last-failed --last-failed-no-failures none $(PYTEST); }
 
 say = @printf '==> %s\n'
 
@@ -54,7 +58,7 @@ demo: base-minimal ## Set up, then run a real image hardened in a guest of its o
 .PHONY: test
 test: lint base ## Set up, then lint and run every test, those in real guests too
 	$(say) 'test: all tests, those in real guests too'
-	@$(BIN)/pytest $(SPREAD) $(PYTEST)
+	@$(BIN)/pytest $(SPREAD) $(PYTEST) || $(ALONE)
 
 ##@ Steps
 

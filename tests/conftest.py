@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ if os.environ.get("CI") == "true":
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ANYTHING = '{"default": [{"type": "insecureAcceptAnything"}]}'
+_MOMENT = 5.0
 _CONTRACT_MEMORY = {Flavour.MINIMAL: 768, Flavour.DOCKER: 1024}
 
 
@@ -54,9 +56,19 @@ def leftovers() -> list[str]:
     """What runs of these tests have left on this host: directories, records that claim to run,
     QEMU processes and supervisors, sockets, cgroups."""
     found = of_guests(load_settings().directories)
-    for pattern in ("*/machine/qemu-*-vmrun-*", "machine/qemu-*-vmrun-*"):
-        found += [str(p) for p in Path("/sys/fs/cgroup").glob(pattern) if not _in_use(p)]
-    return found
+    # Tests of another process have guests, too: theirs are empty for a moment, ours for good.
+    empty = _empty_cgroups()
+    deadline = time.monotonic() + _MOMENT
+    while empty and time.monotonic() < deadline:
+        time.sleep(0.1)
+        empty &= _empty_cgroups()
+    return [*found, *sorted(empty)]
+
+
+def _empty_cgroups() -> set[str]:
+    patterns = ("*/machine/qemu-*-vmrun-*", "machine/qemu-*-vmrun-*")
+    paths = (path for pattern in patterns for path in Path("/sys/fs/cgroup").glob(pattern))
+    return {str(path) for path in paths if not _in_use(path)}
 
 
 def _in_use(cgroup: Path) -> bool:

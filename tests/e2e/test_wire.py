@@ -238,6 +238,9 @@ def test_a_killed_relay_is_told_and_takes_the_network_along(connection: Any) -> 
     command(connection, f"kill -9 {network.pid}")
     with pytest.raises(ConnectionResetError):
         client.recv(10)
+    deadline = time.monotonic() + 10
+    while not ended and time.monotonic() < deadline:  # it is told by another thread
+        time.sleep(0.01)
     assert [type(error) for error in ended] == [ChannelError]
     with pytest.raises(ChannelError, match="the relay in the guest has ended"):
         network.mux.connect(SECOND, 8080, 10)

@@ -258,6 +258,10 @@ def test_nobody_elses_process_is_touched(world: World) -> None:
         qemu(domain, its_uuid) as ours,
         qemu(domain, its_uuid) as twin,
     ):
+        deadline = time.monotonic() + 10
+        while len(process.find_guest_processes(its_uuid, domain)) < 2:  # both have been executed
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         assert dict(reclaim(world.directories))[directory.path.name].clean
         assert ours.wait(5) != 0
         assert twin.wait(5) != 0
