@@ -56,7 +56,8 @@ def orphan(world: World) -> str:
     run.send(KILL)
     run.end(timeout=120)
     until(lambda: not world.others(), "the fault did not strike", 60)
-    (run_id,) = {i.name for i in world.directories.guests.iterdir()} - before
+    made = {i.name for i in world.directories.guests.iterdir()} - before
+    (run_id,) = (name for name in made if not name.startswith("."))
     must(bool(world.qemu(run_id)), "the orphan has no QEMU")
     return run_id
 
