@@ -11,9 +11,9 @@ import pytest
 
 from vmrun.model.errors import UsageError
 from vmrun.model.image import Reference, Transport
-from vmrun.model.network import Allow, NetworkPlan, Publish
+from vmrun.model.network import MOST_PORTS, Allow, NetworkPlan, Publish
 from vmrun.model.workload import Workload
-from vmrun.network.wire import PORTS_MAX, attach_command, relay_command
+from vmrun.network.wire import attach_command, relay_command
 from vmrun.planning.network import lay_command, network_files, plan_network, remove_command
 
 RUN = "0123456789ab"
@@ -48,7 +48,7 @@ def test_a_place_on_a_shared_network_counts() -> None:
 
 
 def test_what_is_planned_can_be_laid() -> None:
-    allow = tuple(Allow("example.com", (port,)) for port in range(1000, 1000 + PORTS_MAX))
+    allow = tuple(Allow("example.com", (port,)) for port in range(1000, 1000 + MOST_PORTS))
     plan = plan_network(workload_with(allow=allow), RUN, None)
     assert plan is not None
     assert relay_command(plan.gateway, plan.prefix, plan.listen)
@@ -56,8 +56,8 @@ def test_what_is_planned_can_be_laid() -> None:
 
 
 def test_more_ports_than_a_relay_takes_are_refused_before_there_is_a_guest() -> None:
-    allow = tuple(Allow("example.com", (port,)) for port in range(1000, 1001 + PORTS_MAX))
-    with pytest.raises(UsageError, match=f"names {PORTS_MAX + 1} different ports"):
+    allow = tuple(Allow("example.com", (port,)) for port in range(1000, 1001 + MOST_PORTS))
+    with pytest.raises(UsageError, match=f"names {MOST_PORTS + 1} different ports"):
         plan_network(workload_with(allow=allow), RUN, None)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from vmrun.model.errors import GuestError, UsageError
-from vmrun.network.wire import PORTS_MAX, attach_command, relay_command
+from vmrun.model.network import MOST_PORTS
+from vmrun.network.wire import attach_command, relay_command
 
 
 def test_names_each_port_once() -> None:
@@ -21,7 +22,7 @@ def test_lays_a_wire_between_two_processes() -> None:
     )
 
 
-@pytest.mark.parametrize("ports", [[0], [65536], [-1], range(1000, 1001 + PORTS_MAX)])
+@pytest.mark.parametrize("ports", [[0], [65536], [-1], range(1000, 1001 + MOST_PORTS)])
 def test_refuses_ports(ports: list[int]) -> None:
     with pytest.raises(UsageError) as caught:
         relay_command("10.90.0.1", 24, ports)

@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from vmrun.compose.model import Network, Project, Service
 from vmrun.compose.values import host_name_of
 from vmrun.model.errors import UsageError
-from vmrun.model.network import NetworkPlan
+from vmrun.model.network import MOST_PORTS, NetworkPlan
 
 PREFIX = 24
-MOST_PORTS = 61
-"""How many ports the transparent path of one network can take (guest contract, "Wire")."""
 _BASE = "10.88"
 _SUBNETS = range(1, 256)
 _HOSTS = range(2, 255)

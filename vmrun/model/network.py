@@ -5,6 +5,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+PROXY_PORT = 3128
+SOCKS_PORT = 1080
+DNS_PORT = 53
+RELAY_PORTS = (DNS_PORT, SOCKS_PORT, PROXY_PORT)
+"""What a network's gateway serves: a name server, and the ways out for programs that know them."""
+
+MOST_PORTS = 64 - len(RELAY_PORTS)
+"""How many ports the transparent path of one network can take (guest contract, "Wire")."""
+
 
 @dataclass(frozen=True, slots=True)
 class Publish:

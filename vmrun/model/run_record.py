@@ -82,3 +82,16 @@ class RunRecord:
     def ended(self) -> bool:
         """Whether it will not run again."""
         return self.state in ENDED
+
+    def last_word(self, *, clean: bool) -> dict[str, str]:
+        """What the journal says of its end (``run.end``); ``clean``: nothing of it remains. Of an
+        error only what comes before a colon: what follows may be the workload's own words."""
+        return {
+            "run": self.run_id,
+            "tenant": self.tenant,
+            "reference": self.image,
+            "digest": self.image_digest,
+            "status": str(self.exit_status),
+            "error": self.error.partition(":")[0],
+            "clean": str(clean).lower(),
+        }

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 
 from vmrun.model.errors import ChannelError
-from vmrun.model.network import Allow
+from vmrun.model.network import DNS_PORT, PROXY_PORT, SOCKS_PORT, Allow
 from vmrun.network import names_tcp, proxy_http, proxy_socks, transparent
 from vmrun.network.decisions import Decision, Decisions, Record
 from vmrun.network.dialer import Connect, Dialer, Resolve, connect_to
@@ -23,9 +23,6 @@ from vmrun.network.names import NameServer, SyntheticNames
 from vmrun.network.resolver import Resolver
 from vmrun.network.watch import Watch
 
-HTTP_PORT = 3128
-SOCKS_PORT = 1080
-DNS_PORT = 53
 MAX_STREAMS = 64
 """Connections that one container may have at a time."""
 
@@ -75,7 +72,7 @@ class Egress:
                     self._deny(container, "", there, "too many connections")
                 elif there.address != self._gateway:
                     transparent.serve(stream, self._ways)
-                elif there.port == HTTP_PORT:
+                elif there.port == PROXY_PORT:
                     proxy_http.serve(stream, self._ways)
                 elif there.port == SOCKS_PORT:
                     proxy_socks.serve(stream, self._ways)

@@ -10,15 +10,9 @@ import shlex
 from collections.abc import Iterable
 
 from vmrun.model.errors import GuestError, UsageError
+from vmrun.model.network import MOST_PORTS, RELAY_PORTS
 
 _TOOL = "/usr/lib/vmrun/guest"
-PROXY_PORT = 3128
-SOCKS_PORT = 1080
-DNS_PORT = 53
-ALWAYS = (DNS_PORT, SOCKS_PORT, PROXY_PORT)
-"""What a relay listens on besides the ports it is told."""
-
-PORTS_MAX = 64 - len(ALWAYS)
 _PREFIXES = range(8, 31)
 
 
@@ -26,13 +20,13 @@ def relay_command(gateway: str, prefix: int, ports: Iterable[int]) -> str:
     """Executes the relay of a network, in whose containers' eyes ``gateway`` is the way out, and
     which takes connections to any address on ``ports``. Raises :class:`UsageError`."""
     _network(gateway, prefix)
-    numbers = sorted(set(ports) - set(ALWAYS))
+    numbers = sorted(set(ports) - set(RELAY_PORTS))
     for port in numbers:
         if not 0 < port < 1 << 16:
             raise UsageError(f"{port} is not a TCP port", hint="ports are 1 to 65535")
-    if len(numbers) > PORTS_MAX:
+    if len(numbers) > MOST_PORTS:
         raise UsageError(
-            f"a network can allow connections to {PORTS_MAX} different ports, not {len(numbers)}",
+            f"a network can allow connections to {MOST_PORTS} different ports, not {len(numbers)}",
             hint="let the container use the proxy that HTTPS_PROXY names: it takes any port",
         )
     listen = [f"listen={','.join(map(str, numbers))}"] if numbers else []

@@ -5,15 +5,13 @@ from __future__ import annotations
 import shlex
 
 from vmrun.model.errors import UsageError
-from vmrun.model.network import NetworkPlan
+from vmrun.model.network import MOST_PORTS, NetworkPlan
 from vmrun.model.storage import Bind
 from vmrun.model.workload import Workload
 from vmrun.policy.egress import ports_of
 
 _GATEWAY, _ADDRESS, _PREFIX = "10.88.0.1", "10.88.0.2", 24
 _FILES = "/run/vmrun-net"
-_LISTEN_MAX = 61
-"""Ports that one relay listens on, besides those of the proxies and of the name server."""
 
 
 def plan_network(workload: Workload, run_id: str, shared: NetworkPlan | None) -> NetworkPlan | None:
@@ -25,9 +23,9 @@ def plan_network(workload: Workload, run_id: str, shared: NetworkPlan | None) ->
     if not workload.publish and not workload.allow:
         return None
     listen = ports_of(workload.allow)
-    if len(listen) > _LISTEN_MAX:
+    if len(listen) > MOST_PORTS:
         raise UsageError(
-            f"--allow names {len(listen)} different ports, {_LISTEN_MAX} at most are possible",
+            f"--allow names {len(listen)} different ports, {MOST_PORTS} at most are possible",
             hint="allow fewer ports; 80 and 443 are those of a rule without any",
         )
     return NetworkPlan(

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 
 from vmrun.model.errors import Refused, UsageError
-from vmrun.model.network import Allow
+from vmrun.model.network import PROXY_PORT, SOCKS_PORT, Allow
 from vmrun.policy.addresses import denied_range, parse_address
 
 DEFAULT_PORTS = (80, 443)
@@ -132,7 +132,7 @@ def ports_of(rules: Iterable[Allow]) -> tuple[int, ...]:
 def proxy_environment(gateway: str, names: Iterable[str] = ()) -> tuple[tuple[str, str], ...]:
     """Variables that tell most programs of the proxies at ``gateway``. ``names`` are containers of
     the same network, which are reached directly."""
-    http, socks = f"http://{gateway}:3128", f"socks5h://{gateway}:1080"
+    http, socks = f"http://{gateway}:{PROXY_PORT}", f"socks5h://{gateway}:{SOCKS_PORT}"
     direct = ",".join(("localhost", "127.0.0.1", "::1", *names))
     values = (
         ("HTTP_PROXY", http), ("HTTPS_PROXY", http), ("ALL_PROXY", socks), ("NO_PROXY", direct)

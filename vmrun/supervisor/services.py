@@ -142,18 +142,7 @@ class Services:
         if record.remove:
             self._runs.remove(record.run_id)
         with contextlib.suppress(VmrunError):  # as for any event of what ran
-            self._around.journal(
-                "run.end",
-                {
-                    "run": record.run_id,
-                    "tenant": record.tenant,
-                    "reference": record.image,
-                    "digest": record.image_digest,
-                    "status": str(record.exit_status),
-                    "error": record.error.partition(":")[0],
-                    "clean": str(clean).lower(),
-                },
-            )
+            self._around.journal("run.end", record.last_word(clean=clean))
 
     def _discard(self, service: Service, contained: Contained) -> None:
         """Remove what a container leaves; with its guest, where that ends."""

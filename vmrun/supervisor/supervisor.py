@@ -229,17 +229,7 @@ def _write_down(
         finished=record.finished or time.time(),
     )
     # The journal first: a record with its last word is asked about no more.
-    journal.append(
-        "run.end",
-        {
-            "run": record.run_id,
-            "reference": record.image,
-            "digest": record.image_digest,
-            "status": str(record.exit_status),
-            "error": record.error.partition(":")[0],
-            "clean": str(receipt.clean).lower(),
-        },
-    )
+    journal.append("run.end", record.last_word(clean=receipt.clean))
     if record.remove or not fate.started:
         runs.remove(record.run_id)
     else:
